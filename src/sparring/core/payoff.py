@@ -1,0 +1,73 @@
+"""Per-example losses of a classifier: each takes logits `[B, K]` and labels `[B]` and returns `[B]`, high for the adversary.
+
+Nothing here reduces over the batch: reduction happens once, in the player. Half-precision logits are widened to
+float32 first, because exp and log lose everything that matters below it.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparring.core.game import Batch, Payoff
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""`loss(logits [B, K], y [B]) -> [B]`."""
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log softmax(logits)_y. In [0, inf); its gradient vanishes when the model is confident and right."""
+    return F.cross_entropy(_wide(logits), y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{k != y} logits_k - logits_y: positive exactly when the example is misclassified.
+
+    Carlini & Wagner, "Towards evaluating the robustness of neural networks", 2017, f_6 without the clamp. Unlike
+    cross-entropy its gradient does not vanish on confident predictions.
+    """
+    logits = _wide(logits)
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return others.amax(dim=1) - own
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """The difference-of-logits ratio: the margin divided by (largest - third largest logit).
+
+    Invariant to shifting and scaling the logits, so a model cannot hide by rescaling them. Croce & Hein, "Reliable
+    evaluation of adversarial robustness", 2020, eq. 6. Raises ValueError with fewer than three classes.
+    """
+    logits = _wide(logits)
+    if logits.shape[1] < 3:
+        raise ValueError(f"'dlr' needs logits of at least 3 classes. Got {logits.shape[1]}; use 'margin' instead.")
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def kl(logits: Tensor, reference: Tensor) -> Tensor:
+    """KL(softmax(reference) || softmax(logits)), both `[B, K]`: the inner objective of TRADES (Zhang et al. 2019).
+
+    At logits = reference the value is at its minimum and the gradient is zero: an attack on it has to start elsewhere.
+    """
+    log_p, log_q = F.log_softmax(_wide(reference), dim=1), F.log_softmax(_wide(logits), dim=1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+
+
+def zero_one(logits: Tensor, y: Tensor) -> Tensor:
+    """1.0 where the prediction is wrong, 0.0 where it is right: what robustness is measured in."""
+    return (logits.argmax(dim=1) != y).to(_wide(logits).dtype)
+
+
+def of_model(loss: Loss) -> Payoff:
+    """The payoff of a classifier: `payoff(model, z, (x, y)) = loss(model(z), y)`."""
+
+    def payoff(model: nn.Module, z: Tensor, batch: Batch) -> Tensor:
+        return loss(model(z), batch[1])
+
+    return payoff
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
