@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from sparring.core.threat import Threat, norm
+from sparring.core.threat import Threat, flat, norm
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,11 @@ class Masked:
         return self.threat.eps
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.threat.project(torch.where(self._open(x), z, x), x)
+        mask = self._open(x)
+        return torch.where(mask, self.threat.project(torch.where(mask, z, x), x), x)
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
-        still = ((z == x) | self._open(x)).flatten(1).all(1)
+        still = flat((z == x) | self._open(x)).all(1)
         return still & self.threat.contains(z, x)
 
     def sample(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
@@ -42,7 +43,7 @@ class Masked:
         return replace(self, threat=self.threat.scaled(factor))
 
     def take(self, rows: Tensor) -> Self:
-        mask = self.mask[rows] if self.mask.shape[0] > 1 else self.mask
+        mask = self.mask.to(rows.device)[rows] if self.mask.shape[0] > 1 else self.mask
         return replace(self, threat=self.threat.take(rows), mask=mask)
 
     def describe(self) -> dict[str, Any]:
@@ -127,7 +128,7 @@ class Union:
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         points = torch.stack([member.project(z, x) for member in self.members])
-        distance = torch.stack([norm(point - z, 2) for point in points])
+        distance = torch.stack([norm(point.double() - z.double(), 2) for point in points])
         return _pick(points, distance.argmin(0))
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ class Union:
 
     def steepest(self, gradient: Tensor, z: Tensor) -> Tensor:
         steps = torch.stack([m.steepest(gradient, z) * (m.eps / self.eps) for m in self.members])
-        rise = (steps * gradient).flatten(2).sum(2)
+        rise = torch.stack([flat(step * gradient).sum(1) for step in steps])
         return _pick(steps, rise.argmax(0))
 
     def scaled(self, factor: float) -> Self:

@@ -89,7 +89,7 @@ class Linf:
         return self
 
     def describe(self) -> dict[str, Any]:
-        return {"norm": "linf", "eps": self.eps, "low": self.low, "high": self.high}
+        return {"norm": "linf", "eps": self.eps, **_bounds(self)}
 
 
 @dataclass(frozen=True)
@@ -107,19 +107,19 @@ class L2:
         """With d = z - x and c_i >= 0 the room to the box along d_i, the optimum is min(s |d_i|, c_i) for the largest
         s <= 1 whose norm is at most eps. That norm is piecewise quadratic in s, with a break where each coordinate
         meets its bound: sort the breaks, find the piece, solve it."""
-        size, room, sign, shape = _towards(self, z, x)
+        size, room, sign = _towards(self, z, x)
         total = torch.minimum(size, room).square().sum(1)
         breaks, order = (room / size).nan_to_num(torch.inf, torch.inf).sort(dim=1)
         bound = room.gather(1, order).square().cumsum(1)  # squared norm of the coordinates that met their bound
-        free = size.gather(1, order).square()
-        free = free.flip(1).cumsum(1).flip(1) - free  # squared norm of d over those that have not
-        at_break = bound + torch.where(free > 0, breaks.square() * free, 0.0)
+        free = size.gather(1, order).square().flip(1).cumsum(1).flip(1)
+        free = torch.cat([free, torch.zeros_like(free[:, :1])], 1)  # squared norm of d over those that have not
+        bound = torch.cat([torch.zeros_like(bound[:, :1]), bound], 1)
+        at_break = bound[:, 1:] + torch.where(free[:, 1:] > 0, breaks.square() * free[:, 1:], 0.0)
         met = (at_break <= self.eps**2).sum(1, keepdim=True)  # how many bounds are met before the ball is
-        bound = torch.cat([torch.zeros_like(bound[:, :1]), bound], 1).gather(1, met)
-        free = torch.cat([size.square().sum(1, keepdim=True), free], 1).gather(1, met)
+        bound, free = bound.gather(1, met), free.gather(1, met)
         s = ((self.eps**2 - bound).clamp(min=0) / free.clamp(min=torch.finfo(free.dtype).tiny)).sqrt()
         s = torch.where(total[:, None] <= self.eps**2, 1.0, s.clamp(max=1.0))
-        return _at(self, x, sign * torch.minimum(s * size, room), shape)
+        return _at(self, x, sign * torch.minimum(s * size, room), 2)
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         return _contains(self, z, x, 2)
@@ -141,7 +141,7 @@ class L2:
         return self
 
     def describe(self) -> dict[str, Any]:
-        return {"norm": "l2", "eps": self.eps, "low": self.low, "high": self.high}
+        return {"norm": "l2", "eps": self.eps, **_bounds(self)}
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class L1:
         """The optimum is clamp(|d_i| - t, 0, c_i) for the smallest t >= 0 whose sum is at most eps, with d = z - x and
         c_i the room to the box. The sum is piecewise linear in t, with a break where each coordinate leaves its bound
         and where it reaches zero (Croce & Hein, "Mind the box", 2021)."""
-        size, room, sign, shape = _towards(self, z, x)
+        size, room, sign = _towards(self, z, x)
         total = torch.minimum(size, room).sum(1, keepdim=True)
         breaks, order = torch.cat([size, size - room], 1).sort(dim=1, descending=True)
         turns = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1).gather(1, order)
@@ -181,7 +181,7 @@ class L1:
         last = (at_break <= self.eps).sum(1, keepdim=True) - 1
         t = breaks.gather(1, last) - (self.eps - at_break.gather(1, last)) / slope.gather(1, last).clamp(min=1)
         t = torch.where(total <= self.eps, 0.0, t.clamp(min=0))
-        return _at(self, x, sign * torch.minimum((size - t).clamp(min=0), room), shape)
+        return _at(self, x, sign * torch.minimum((size - t).clamp(min=0), room), 1)
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         return _contains(self, z, x, 1)
@@ -198,7 +198,7 @@ class L1:
     def steepest(self, gradient: Tensor, z: Tensor) -> Tensor:
         """Equal shares on the largest gradients, passing over coordinates whose bound blocks the way."""
         blocked = ((z <= self.low) & (gradient < 0)) | ((z >= self.high) & (gradient > 0))
-        size = gradient.abs().masked_fill(blocked, 0.0).flatten(1)
+        size = flat(gradient.abs().masked_fill(blocked, 0.0))
         k = max(1, round((1 - self.sparsity) * size.shape[1]))
         value, best = size.topk(k, dim=1)
         share = (value > 0).to(gradient.dtype)
@@ -212,7 +212,7 @@ class L1:
         return self
 
     def describe(self) -> dict[str, Any]:
-        return {"norm": "l1", "eps": self.eps, "low": self.low, "high": self.high, "sparsity": self.sparsity}
+        return {"norm": "l1", "eps": self.eps, **_bounds(self), "sparsity": self.sparsity}
 
 
 NORMS = (("linf", Linf), ("l2", L2), ("l1", L1))
@@ -229,8 +229,13 @@ def ball(norm: str, eps: float, low: float = 0.0, high: float = 1.0) -> Linf | L
 
 def norm(d: Tensor, p: float) -> Tensor:
     """The p-norm of each example, `[B]`, computed in float64."""
-    length: Tensor = torch.linalg.vector_norm(d.double().flatten(1), ord=p, dim=1)
+    length: Tensor = torch.linalg.vector_norm(flat(d.double()), ord=p, dim=1)
     return length
+
+
+def flat(d: Tensor) -> Tensor:
+    """`[B, ...]` as `[B, n]`; an example may be a single number, `[B]`."""
+    return d.flatten(1) if d.dim() > 1 else d[:, None]
 
 
 def _check(threat: Linf | L2 | L1) -> None:
@@ -241,31 +246,42 @@ def _check(threat: Linf | L2 | L1) -> None:
         raise ValueError(f"The bounds of {name} must have low < high. Got low={threat.low!r}, high={threat.high!r}.")
 
 
+def _bounds(threat: Linf | L2 | L1) -> dict[str, float | None]:
+    """The box as JSON has it: no bound is None."""
+    low, high = threat.low, threat.high
+    return {"low": low if math.isfinite(low) else None, "high": high if math.isfinite(high) else None}
+
+
 def _contains(threat: Linf | L2 | L1, z: Tensor, x: Tensor, p: float) -> Tensor:
-    """Inside the ball up to what rounding each coordinate of z to its dtype may add, and inside the box exactly."""
-    scale = torch.maximum(x.flatten(1).abs().amax(1), z.flatten(1).abs().amax(1)).double()
-    slack = torch.finfo(z.dtype).eps * scale * (1.0 if p == math.inf else x[0].numel() ** (1 / p)) if len(x) else 0.0
-    near = norm(z.double() - x.double(), p) <= threat.eps * (1 + 1e-6) + slack
-    boxed = ((z >= threat.low) & (z <= threat.high)).flatten(1).all(1)
-    return near & boxed & z.isfinite().flatten(1).all(1)
+    """Inside the ball up to what rounding each coordinate that moved to its dtype may add, and inside the box exactly."""
+    kind = torch.finfo(z.dtype)
+    unit = kind.eps * torch.maximum(x.abs(), z.abs()).double().clamp(min=kind.tiny)
+    near = norm(z.double() - x.double(), p) <= threat.eps * (1 + 1e-6) + norm(torch.where(z == x, 0.0, unit), p)
+    boxed = flat((z >= threat.low) & (z <= threat.high)).all(1)
+    return near & boxed & flat(z.isfinite()).all(1)
 
 
-def _towards(threat: L2 | L1, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
+def _towards(threat: L2 | L1, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """|d|, the room to the box along d, and sign(d), flat and at least in float32, with d = z - x."""
     wide = torch.promote_types(z.dtype, torch.float32)
-    start = x.to(wide).flatten(1)
-    d = z.to(wide).flatten(1) - start
+    start = flat(x.to(wide))
+    d = flat(z.to(wide)) - start
     room = torch.where(d >= 0, threat.high - start, start - threat.low).clamp(min=0)
-    return d.abs(), room, d.sign(), x.shape
+    return d.abs(), room, d.sign()
 
 
-def _at(threat: L2 | L1, x: Tensor, d: Tensor, shape: torch.Size) -> Tensor:
-    return (x.to(d.dtype) + d.reshape(shape)).clamp(threat.low, threat.high).to(x.dtype)
+def _at(threat: L2 | L1, x: Tensor, d: Tensor, p: float) -> Tensor:
+    """x + d, once d `[B, n]` is cleared of what rounding left outside the ball: that is much when z was far away."""
+    length = torch.linalg.vector_norm(d, ord=p, dim=1, keepdim=True)
+    d = d * (threat.eps / length).clamp(max=1.0)
+    return (x.to(d.dtype) + d.reshape(x.shape)).clamp(threat.low, threat.high).to(x.dtype)
 
 
 def _unit(d: Tensor, p: float) -> Tensor:
-    length = torch.linalg.vector_norm(d.flatten(1), ord=p, dim=1)
-    return d / _per_example(length.clamp(min=torch.finfo(d.dtype).tiny), d)
+    """d at length one in the p-norm; divided by its largest entry first, whose square may not fit the dtype."""
+    tiny = torch.finfo(d.dtype).tiny
+    d = d / _per_example(flat(d).abs().amax(1).clamp(min=tiny), d)
+    return d / _per_example(torch.linalg.vector_norm(flat(d), ord=p, dim=1).clamp(min=tiny), d)
 
 
 def _per_example(value: Tensor, like: Tensor) -> Tensor:

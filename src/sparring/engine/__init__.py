@@ -1,0 +1,1 @@
+"""The run on real hardware: data on the device, precision, checkpoints, exact resume, progress, the record."""

@@ -1,0 +1,337 @@
+"""One training run on real hardware: play the game, choose the best checkpoint, survive being killed.
+
+The loop itself is `sparring.core.game.play`; everything here happens between two of its rounds. A run is a function of
+its identity (system, config, training, data, model, seed): killed at any instant and started again, it ends with the
+same weights, bit for bit, because its state is written atomically and every random draw is a function of position.
+"""
+
+import copy
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from sparring.core.game import Game, play
+from sparring.core.schedule import SCHEDULES, Progress
+from sparring.core.tools import Tools
+from sparring.engine import checkpoint, cost, record
+from sparring.engine.progress import Display
+from sparring.engine.seeds import derive
+from sparring.engine.stream import Augment, Source, Stream, hold_out
+from sparring.engine.system import System
+from sparring.engine.training import Training
+from sparring.engine.validation import validate
+
+BEST, LAST, STATE = "best.safetensors", "last.safetensors", "resume.pt"
+
+
+class DivergedError(RuntimeError):
+    """The loss or a weight became NaN or infinite."""
+
+
+class InterruptedRunError(RuntimeError):
+    """The run was asked to stop, and saved its state first."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        super().__init__(f"Stopped by {signal.Signals(number).name}; the same command continues the run in {folder}.")
+        self.signal = number
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run is a function of, and the objects that its names stand for.
+
+    Args:
+        system, config, training, seed: what to run.
+        data: the data set as the record names it; `source` holds its training examples.
+        model: the model as the record names it; `make_model` builds it.
+        augment: `(x, rng) -> x`, or None.
+        baseline: makes the standard-training game over a model and tools, for the price of a step.
+        command: what the user typed.
+    """
+
+    system: System
+    config: Any
+    training: Training
+    seed: int
+    data: record.Record
+    source: Source
+    model: record.Record
+    make_model: Callable[[], nn.Module]
+    baseline: Callable[[nn.Module, Tools], Game]
+    augment: Augment | None = None
+    command: str = ""
+
+
+def train(job: Job, folder: Path, *, checkpoint_seconds: float = 60.0) -> record.Record:
+    """Run the job in a folder, or continue what is there, and return the finished record.
+
+    Raises:
+        RecordError: the folder holds another run.
+        DivergedError: the loss or a weight is NaN or infinite; the last good checkpoint is kept.
+        InterruptedRunError: SIGINT or SIGTERM came; the state is saved.
+        CheckpointError: the disk refused a write; what was there is intact.
+    """
+    run = _open(job, folder)
+    if run["status"] == "done":
+        return run
+    return _Run(job, folder, run, checkpoint_seconds).finish()
+
+
+def _open(job: Job, folder: Path) -> record.Record:
+    identity = {
+        "system": job.system.name,
+        "config": asdict(job.config),
+        "training": asdict(job.training),
+        "data": job.data,
+        "model": job.model,
+        "seed": job.seed,
+    }
+    if not (folder / record.FILE).exists():
+        if folder.exists() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
+            raise record.RecordError(f"The run folder {folder} must be new or hold a run. It holds other files.")
+        folder.mkdir(parents=True, exist_ok=True)
+        return {"format": record.FORMAT, "status": "running", **identity, "command": job.command, "history": []}
+    run = record.read(folder)
+    if different := record.differences(run, identity):
+        raise record.RecordError(
+            f"The run folder {folder} holds a run with another configuration ({'; '.join(different[:5])}). "
+            "Choose another --run, or repeat the command that made it."
+        )
+    return run
+
+
+class _Run:
+    """The state of a run in progress: what `train` needs between its first and its last step."""
+
+    def __init__(self, job: Job, folder: Path, run: record.Record, checkpoint_seconds: float) -> None:
+        self.job, self.folder, self.record = job, folder, run
+        self.checkpoint_seconds = checkpoint_seconds
+        training = job.training
+        precision = "bf16-mixed" if training.precision == "bf16" else "32-true"
+        self.fabric = Fabric(accelerator=training.device, devices=1, precision=precision)  # type: ignore[arg-type]
+        device = self.fabric.device
+        self.rng = torch.Generator(device)
+        train_rows, self.held_out = hold_out(job.source.y, training.validation, job.seed)
+        if training.examples:
+            order = torch.randperm(
+                len(train_rows), generator=torch.Generator().manual_seed(derive(job.seed, "examples"))
+            )
+            train_rows = train_rows[order[: training.examples]]
+        self.stream = Stream(job.source, train_rows, training.batch_size, job.seed, self.rng, job.augment)
+        self.total = training.epochs * self.stream.steps
+
+        torch.manual_seed(derive(job.seed, "weights"))
+        self.model = job.make_model().to(device)
+        self.ema = None
+        if training.ema:
+            average = get_ema_multi_avg_fn(training.ema)
+            self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.optimizer = training.make_optimizer(self.model.parameters())
+        self.schedule = dict(SCHEDULES)[training.schedule]
+        self.progress = Progress(0.0)
+        wrapped, optimizer = self.fabric.setup(self.model, self.optimizer)
+        tools = Tools(self.fabric.backward, None, self.rng, self.progress)
+        if training.clip:
+            clip = training.clip
+            tools = Tools(
+                self.fabric.backward,
+                lambda: self.fabric.clip_gradients(wrapped, optimizer, max_norm=clip),
+                self.rng,
+                self.progress,
+            )
+        self.game = job.system.game(job.config, model=wrapped, optimizer=optimizer, tools=tools)
+
+        self.step, self.seconds = 0, 0.0
+        self.epoch_loss, self.epoch_seconds = torch.zeros((), device=device), 0.0
+        self.stop: int | None = None
+        self.record.update(record.environment(device))
+        if (folder / STATE).exists():
+            self._restore(checkpoint.load_state(folder / STATE))
+
+    def finish(self) -> record.Record:
+        """Play every round that is left, then write the weights, the price and the record."""
+        self.record["status"] = "running"
+        record.write(self.folder, self.record)
+        with self._signals(), Display(self.total, self.step, self.job.training.epochs) as display:
+            while self.step < self.total:
+                self._epoch(display)
+        self._price()
+        checkpoint.save_weights(self.folder / LAST, self._kept().state_dict())
+        self.record["status"] = "done"
+        record.write(self.folder, self.record)
+        (self.folder / STATE).unlink(missing_ok=True)
+        return self.record
+
+    def _epoch(self, display: Display) -> None:
+        epoch, start = divmod(self.step, self.stream.steps)
+        self._tune()
+        saved = before = time.monotonic()
+        checked = self.step
+        recent: list[Tensor] = []
+        every = 1 if self.fabric.device.type == "cpu" else 32  # reading a loss waits for the device
+        for metrics in play(self.game, self.stream.epoch(epoch, start)):
+            self.step += 1
+            loss = metrics["loss"]
+            recent.append(loss)
+            self.epoch_loss += loss
+            if self.ema is not None:
+                self.ema.update_parameters(self.model)
+            self._tune()
+            now = time.monotonic()
+            self.epoch_seconds += now - before
+            before = now
+            display.step(loss)
+            if len(recent) == every or self.step % self.stream.steps == 0 or self.stop is not None:
+                self._check(checked, recent)
+                checked, recent = self.step, []
+                if self.stop is not None or now - saved > self.checkpoint_seconds:
+                    self._save()
+                    saved = now
+                if self.stop is not None:
+                    self.record["status"] = "interrupted"
+                    record.write(self.folder, self.record)
+                    raise InterruptedRunError(self.folder, self.stop)
+        self._close_epoch(epoch, display)
+
+    def _close_epoch(self, epoch: int, display: Display) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            self._diverged(self.step - 1, "a weight")
+        training = self.job.training
+        accuracy = validate(
+            self._kept(),
+            self.job.source,
+            self.held_out,
+            self.job.system.threat(self.job.config),
+            steps=training.validation_steps,
+            seed=self.job.seed,
+            rng=self.rng,
+        )
+        entry = {
+            "epoch": epoch + 1,
+            "loss": self.epoch_loss.item() / self.stream.steps,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": self.epoch_seconds,
+            "validation": accuracy,
+        }
+        self.record["history"].append(entry)
+        best = self.record.get("best")
+        if best is None or (accuracy["robust"], accuracy["clean"]) > (best["robust"], best["clean"]):
+            self.record["best"] = {"epoch": epoch + 1, "clean": accuracy["clean"], "robust": accuracy["robust"]}
+            checkpoint.save_weights(self.folder / BEST, self._kept().state_dict())
+        self.seconds += self.epoch_seconds
+        self.epoch_loss, self.epoch_seconds = torch.zeros_like(self.epoch_loss), 0.0
+        self._save()
+        record.write(self.folder, self.record)
+        display.epoch(entry)
+
+    def _tune(self) -> None:
+        """The learning rate and the progress of the coming step."""
+        self.progress.value = self.step / self.total
+        factor = self.schedule((self.step + 0.5) / self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.job.training.learning_rate * factor
+
+    def _kept(self) -> nn.Module:
+        """The model that is validated and kept: the moving average where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def _check(self, first: int, losses: list[Tensor]) -> None:
+        finite = torch.stack(losses).isfinite()
+        if not finite.all():
+            self._diverged(first + int((~finite).nonzero()[0]), "the loss")
+
+    def _diverged(self, step: int, what: str) -> None:
+        epoch, index = divmod(step, self.stream.steps)
+        x, y = self.stream.batch(epoch, index)
+        failure = {
+            "what": what,
+            "step": step + 1,
+            "epoch": epoch + 1,
+            "batch": {
+                "examples": len(y),
+                "x_min": x.min().item(),
+                "x_max": x.max().item(),
+                "x_mean": x.mean().item(),
+                "labels": y.bincount().tolist(),
+            },
+        }
+        self.record.update(status="diverged", failure=failure)
+        record.write(self.folder, self.record)
+        kept = (
+            f"{self.folder / BEST} keeps epoch {self.record['best']['epoch']}" if "best" in self.record else "none yet"
+        )
+        raise DivergedError(
+            f"{what.capitalize()} became NaN or infinite at step {step + 1} (epoch {epoch + 1}), on a batch of {len(y)} with "
+            f"x in [{x.min().item():.4g}, {x.max().item():.4g}], mean {x.mean().item():.4g}. Last good checkpoint: {kept}. "
+            "A lower --learning-rate or --clip 1 usually helps."
+        )
+
+    def _save(self) -> None:
+        checkpoint.save_state(
+            self.folder / STATE,
+            {
+                "step": self.step,
+                "seconds": self.seconds,
+                "epoch_seconds": self.epoch_seconds,
+                "epoch_loss": self.epoch_loss,
+                "history": self.record["history"],
+                "best": self.record.get("best"),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "ema": None if self.ema is None else self.ema.state_dict(),
+            },
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.step, self.seconds, self.epoch_seconds = state["step"], state["seconds"], state["epoch_seconds"]
+        self.epoch_loss = state["epoch_loss"].to(self.fabric.device)
+        self.record["history"] = state["history"]
+        self.record.pop("failure", None)
+        if state["best"] is not None:
+            self.record["best"] = state["best"]
+
+    def _price(self) -> None:
+        batch = cost.head(self.stream.batch(0, 0))
+
+        def scratch() -> tuple[nn.Module, Tools]:
+            return copy.deepcopy(self.model), Tools(rng=self.rng)
+
+        def ours() -> Game:
+            model, tools = scratch()
+            return self.job.system.game(self.job.config, model=model, tools=tools)
+
+        with self.fabric.autocast():
+            ratio = cost.step_ratio(ours, lambda: self.job.baseline(*scratch()), batch)
+        self.record["timing"] = {"seconds": self.seconds, **ratio}
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn the first SIGINT or SIGTERM into a request to stop after this step; a second one acts at once."""
+
+        def request(number: int, frame: object) -> None:
+            self.stop = number
+            signal.signal(number, previous[number])
+
+        try:
+            previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: whoever owns it owns the signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

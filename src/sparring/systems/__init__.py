@@ -1,0 +1,38 @@
+"""One file, one method, one game: `ls systems` is the table of contents, `NAMES` the same list for a command line."""
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from sparring.engine.system import System
+
+NAMES = (
+    ("standard", "no adversary: the baseline of every comparison"),
+    ("pgd-at", "train on the worst input PGD (or FGSM) finds in a ball (Madry et al. 2018)"),
+    ("mixed-at", "train on clean and adversarial inputs together, by sum or by share (Goodfellow et al. 2015)"),
+)
+
+
+class UnknownNameError(ValueError):
+    """A name that is in no list, with the nearest one that is."""
+
+
+def find(name: str) -> "System":
+    """The system of this name. Raises UnknownNameError, suggesting the nearest name."""
+    names = [known for known, _ in NAMES]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UnknownNameError(f"The system must be one of {', '.join(names)}. Got {name!r} instead.{hint}")
+    system: System = importlib.import_module(f"sparring.systems.{name.replace('-', '_')}").SYSTEM
+    return system
+
+
+def __getattr__(name: str) -> "ModuleType":
+    """`sparring.systems.pgd_at` without importing every other method first."""
+    if name.replace("_", "-") in dict(NAMES):
+        return importlib.import_module(f"sparring.systems.{name}")
+    raise AttributeError(f"module 'sparring.systems' has no attribute {name!r}")
