@@ -38,7 +38,7 @@ def fgsm(
     rng: torch.Generator | None = None,
 ) -> Tensor:
     """One steepest step. Goodfellow et al., "Explaining and harnessing adversarial examples", 2015; with
-    `random_start` Wong et al., "Fast is better than free",.
+    `random_start` Wong et al., "Fast is better than free", 2020.
 
     Args:
         gain: `z [B, ...] -> [B]`.
@@ -51,7 +51,7 @@ def fgsm(
     Returns:
         z `[B, ...]`, allowed by the threat.
     """
-    _check_start(x)
+    x = _start(x)
     if step_size is None:
         step_size = threat.eps * (1.25 if random_start else 1.0)
     _check_positive("step_size", step_size)
@@ -94,7 +94,7 @@ def pgd(
         DeadStartError: when no example's gradient at the start is above rounding level, as with a KL gain started at
             its own reference or a saturated softmax.
     """
-    _check_start(x)
+    x = _start(x)
     _check_count("steps", steps)
     _check_count("restarts", restarts)
     if step_size is None:
@@ -105,7 +105,8 @@ def pgd(
         return x
     if restarts == 1:
         return ascend(gain, x, threat, rng=rng)
-    return _best(gain, x, threat, (ascend,) * restarts, early_stop, rng)
+    again = partial(ascend, may_be_dead=early_stop)  # what an alive run leaves standing may well be saturated
+    return _best(gain, x, threat, (ascend, *(again,) * (restarts - 1)), early_stop, rng)
 
 
 def best_of(*attacks: Attack, early_stop: bool = False) -> Attack:
@@ -157,9 +158,10 @@ def _ascend(
     random_start: bool,
     early_stop: bool,
     rng: torch.Generator | None,
+    may_be_dead: bool = False,
 ) -> Tensor:
     if early_stop:
-        return _ascend_standing(_judging(gain), x, threat, steps, step_size, random_start, rng)
+        return _ascend_standing(_judging(gain), x, threat, steps, step_size, random_start, may_be_dead, rng)
     start = z = threat.sample(x, rng) if random_start else x
     best, record = start, torch.full((x.shape[0],), -torch.inf, device=x.device)
     alive = torch.zeros((), dtype=torch.bool, device=x.device)
@@ -183,6 +185,7 @@ def _ascend_standing(
     steps: int,
     step_size: float,
     random_start: bool,
+    may_be_dead: bool,
     rng: torch.Generator | None,
 ) -> Tensor:
     """`_ascend` on the examples that still stand: one that is lost keeps the z that lost it."""
@@ -192,9 +195,8 @@ def _ascend_standing(
     for step in range(steps + 1):
         value, lost, gradient = _judged(gain, z, with_gradient=step < steps)
         if step == 0:
-            _refuse_dead(_alive(gradient) | lost.any())
-        rise = lost | (value > record[rows])
-        best[rows[rise]], record[rows[rise]] = z[rise], value[rise].to(record.dtype)
+            _refuse_dead(_alive(gradient) | lost.any() | may_be_dead)
+        record = _keep(z, value, lost, rows, best, record)
         stand = (~lost).nonzero().squeeze(1)
         if len(stand) == 0 or step == steps:
             break
@@ -214,22 +216,21 @@ def _best(
     rng: torch.Generator | None,
 ) -> Tensor:
     if not early_stop:
-        best, record = x, torch.full((x.shape[0],), -torch.inf, device=x.device)
+        best, record = x.detach(), torch.full((x.shape[0],), -torch.inf, device=x.device)
         for attack in attacks:
             z = attack(gain, x, threat, rng=rng)
             with torch.no_grad():
                 best, record = _better(z, gain(z), best, record)
         return best
     judging = _judging(gain)
-    best, record = x.clone(), torch.full((x.shape[0],), -torch.inf, device=x.device)
+    best, record = x.detach().clone(), torch.full((x.shape[0],), -torch.inf, device=x.device)
     rows = torch.arange(x.shape[0], device=x.device)
     for attack in attacks:
         here = judging.take(rows)
         z = attack(here, x[rows], threat.take(rows), rng=rng)
         with torch.no_grad():
             value, lost = here.judge(z)
-        rise = lost | (value > record[rows])
-        best[rows[rise]], record[rows[rise]] = z[rise], value[rise].to(record.dtype)
+        record = _keep(z, value, lost, rows, best, record)
         rows = rows[~lost]
         if len(rows) == 0:
             break
@@ -241,6 +242,14 @@ def _better(z: Tensor, value: Tensor, best: Tensor, record: Tensor) -> tuple[Ten
     return torch.where(wins.reshape(-1, *[1] * (z.dim() - 1)), z, best), torch.where(wins, value, record)
 
 
+def _keep(z: Tensor, value: Tensor, lost: Tensor, rows: Tensor, best: Tensor, record: Tensor) -> Tensor:
+    """Write into best, at these rows, each z that is lost or higher than the record; returns the new record."""
+    record = record.to(torch.promote_types(record.dtype, value.dtype))
+    rise = lost | (value > record[rows])
+    best[rows[rise]], record[rows[rise]] = z[rise], value[rise].to(record.dtype)
+    return record
+
+
 def _judged(gain: JudgingGain, z: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
     z = z.detach().requires_grad_(with_gradient)
     with torch.set_grad_enabled(with_gradient):
@@ -250,15 +259,19 @@ def _judged(gain: JudgingGain, z: Tensor, *, with_gradient: bool) -> tuple[Tenso
 
 
 def _alive(gradient: Tensor) -> Tensor:
-    """Whether any example's gradient stands above rounding level (of logits of order ten, whose softmax it passed)."""
-    return (gradient.abs() > 8 * torch.finfo(gradient.dtype).eps).any()
+    """Whether any example's gradient stands above rounding level (of logits of order ten, whose softmax it passed).
+
+    Losses widen half precision to float32, so that is the finest rounding there is to follow.
+    """
+    wide = torch.promote_types(gradient.dtype, torch.float32)
+    return (gradient.abs() > 8 * torch.finfo(wide).eps).any()
 
 
 def _refuse_dead(alive: Tensor) -> None:
     if not alive:
         raise DeadStartError(
-            "The start of pgd must have a gradient above rounding level for some example. Got none: a gain at its own "
-            "minimum needs random_start=True (TRADES' KL at the clean point), a saturated model needs the margin payoff."
+            "The start of pgd must have a gradient above rounding level for some example. Got none: a gain at its "
+            "own minimum needs random_start=True (TRADES' KL at the clean point), a saturated model the margin payoff."
         )
 
 
@@ -271,9 +284,10 @@ def _judging(gain: Gain) -> JudgingGain:
     return gain
 
 
-def _check_start(x: Tensor) -> None:
+def _start(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         raise TypeError(f"x must be a floating-point tensor in input units. Got {x.dtype}.")
+    return x.detach()
 
 
 def _check_count(name: str, value: int) -> None:
@@ -282,5 +296,5 @@ def _check_count(name: str, value: int) -> None:
 
 
 def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise ValueError(f"The {name!r} parameter must be a number in the range (0, inf). Got {value!r} instead.")

@@ -20,7 +20,7 @@ class Gain(Protocol):
 
 @runtime_checkable
 class JudgingGain(Protocol):
-    """A gain that knows when an example is lost, and can be narrowed to the rows (indices or mask) still of interest."""
+    """A gain that knows when an example is lost, and can be narrowed to some rows (indices or mask) of the batch."""
 
     def __call__(self, z: Tensor, /) -> Tensor: ...
 

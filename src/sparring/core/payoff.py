@@ -1,7 +1,7 @@
-"""Per-example losses of a classifier: each takes logits `[B, K]` and labels `[B]` and returns `[B]`, high for the adversary.
+"""Per-example losses of a classifier: each takes logits `[B, K]` and labels `[B]` and returns `[B]`.
 
-Nothing here reduces over the batch: reduction happens once, in the player. Half-precision logits are widened to
-float32 first, because exp and log lose everything that matters below it.
+High is good for the adversary. Nothing here reduces over the batch: reduction happens once, in the player.
+Half-precision logits are widened to float32 first, because exp and log lose everything that matters below it.
 """
 
 from collections.abc import Callable

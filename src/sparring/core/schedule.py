@@ -33,8 +33,8 @@ def cosine(progress: float) -> float:
 
 
 def one_cycle(progress: float, peak: float = 0.3) -> float:
-    """Linearly up to 1 at `peak`, linearly down to 0: the cyclic schedule of fast adversarial training (Wong et al. 2020)."""
-    return progress / peak if progress < peak else (1 - progress) / (1 - peak)
+    """Linearly up to 1 at `peak`, then linearly down to 0: Wong et al., "Fast is better than free", 2020."""
+    return progress / peak if progress < peak else (1 - progress) / (1 - peak) if peak < 1 else 1.0
 
 
 def ramp(progress: float, until: float, start: float = 0.1) -> float:

@@ -64,8 +64,8 @@ class Linf:
         _check(self)
         if self.eps > self.high - self.low:
             warnings.warn(
-                f"The 'eps' parameter of Linf is {self.eps:g}, wider than the bounds [{self.low:g}, {self.high:g}]: every "
-                f"input is allowed. eps is in input units; did you mean {self.eps:g}/255 = {self.eps / 255:.4g}?",
+                f"The 'eps' parameter of Linf is {self.eps:g}, wider than the bounds [{self.low:g}, {self.high:g}]: "
+                f"every input is allowed. eps is in input units; did you mean {self.eps:g}/255 = {self.eps / 255:.4g}?",
                 stacklevel=3,
             )
 
@@ -253,7 +253,7 @@ def _bounds(threat: Linf | L2 | L1) -> dict[str, float | None]:
 
 
 def _contains(threat: Linf | L2 | L1, z: Tensor, x: Tensor, p: float) -> Tensor:
-    """Inside the ball up to what rounding each coordinate that moved to its dtype may add, and inside the box exactly."""
+    """Inside the ball, up to what rounding each coordinate that moved to its dtype may add; inside the box exactly."""
     kind = torch.finfo(z.dtype)
     unit = kind.eps * torch.maximum(x.abs(), z.abs()).double().clamp(min=kind.tiny)
     near = norm(z.double() - x.double(), p) <= threat.eps * (1 + 1e-6) + norm(torch.where(z == x, 0.0, unit), p)

@@ -1,4 +1,4 @@
-"""Progress on stderr: a live bar on a terminal, a line an epoch elsewhere. Reads the device a few times a second at most."""
+"""Progress on stderr: a live bar on a terminal, a line an epoch elsewhere."""
 
 import sys
 import time

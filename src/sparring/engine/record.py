@@ -71,7 +71,7 @@ def environment(device: torch.device) -> Record:
 
 def _differences(name: str, ours: Any, theirs: Any) -> list[str]:
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = [*ours, *(key for key in theirs if key not in ours)]
+        keys = list(ours | theirs)
         return [
             line
             for key in keys
@@ -100,15 +100,15 @@ def _accelerator(device: torch.device) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package runs from, with `+` when it has changes; None for an installed package."""
-    here = Path(__file__).resolve().parent
+    """The commit of the checkout that this package runs from, with `+` where it has changes; None if installed."""
+
+    def git(*arguments: str) -> str:
+        here = str(Path(__file__).resolve().parent)
+        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+
     try:
-        head, changed = (
-            subprocess.run(
-                ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=5, check=True
-            ).stdout
-            for arguments in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        )
+        head, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.strip() + ("+" if changed.strip() else "")
+    return head + ("+" if changed else "")

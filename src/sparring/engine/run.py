@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sparring.core.game import Game, play
 from sparring.core.schedule import SCHEDULES, Progress
+from sparring.core.seeds import derive
 from sparring.core.tools import Tools
 from sparring.engine import checkpoint, cost, record
 from sparring.engine.progress import Display
-from sparring.engine.seeds import derive
 from sparring.engine.stream import Augment, Source, Stream, hold_out
 from sparring.engine.system import System
 from sparring.engine.training import Training
@@ -56,6 +56,7 @@ class Job:
         augment: `(x, rng) -> x`, or None.
         baseline: makes the standard-training game over a model and tools, for the price of a step.
         command: what the user typed.
+        circumstance: what else the record keeps, without being part of what makes two runs the same.
     """
 
     system: System
@@ -69,6 +70,7 @@ class Job:
     baseline: Callable[[nn.Module, Tools], Game]
     augment: Augment | None = None
     command: str = ""
+    circumstance: record.Record = field(default_factory=dict)
 
 
 def train(job: Job, folder: Path, *, checkpoint_seconds: float = 60.0) -> record.Record:
@@ -99,7 +101,8 @@ def _open(job: Job, folder: Path) -> record.Record:
         if folder.exists() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
             raise record.RecordError(f"The run folder {folder} must be new or hold a run. It holds other files.")
         folder.mkdir(parents=True, exist_ok=True)
-        return {"format": record.FORMAT, "status": "running", **identity, "command": job.command, "history": []}
+        facts = {"format": record.FORMAT, "status": "running", **identity, "command": job.command}
+        return {**facts, **job.circumstance, "history": []}
     run = record.read(folder)
     if different := record.differences(run, identity):
         raise record.RecordError(
@@ -266,13 +269,12 @@ class _Run:
         }
         self.record.update(status="diverged", failure=failure)
         record.write(self.folder, self.record)
-        kept = (
-            f"{self.folder / BEST} keeps epoch {self.record['best']['epoch']}" if "best" in self.record else "none yet"
-        )
+        best = self.record.get("best")
+        kept = "none yet" if best is None else f"{self.folder / BEST}, epoch {best['epoch']}"
         raise DivergedError(
-            f"{what.capitalize()} became NaN or infinite at step {step + 1} (epoch {epoch + 1}), on a batch of {len(y)} with "
-            f"x in [{x.min().item():.4g}, {x.max().item():.4g}], mean {x.mean().item():.4g}. Last good checkpoint: {kept}. "
-            "A lower --learning-rate or --clip 1 usually helps."
+            f"{what.capitalize()} became NaN or infinite at step {step + 1} (epoch {epoch + 1}), on {len(y)} inputs "
+            f"in [{x.min().item():.4g}, {x.max().item():.4g}], mean {x.mean().item():.4g}. "
+            f"Last good checkpoint: {kept}. A lower --learning-rate or --clip 1 usually helps."
         )
 
     def _save(self) -> None:
@@ -321,17 +323,20 @@ class _Run:
     def _signals(self) -> Iterator[None]:
         """Turn the first SIGINT or SIGTERM into a request to stop after this step; a second one acts at once."""
 
-        def request(number: int, frame: object) -> None:
+        def request(number: int, _: object) -> None:
             self.stop = number
             signal.signal(number, previous[number])
 
+        asked: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+        previous: dict[int, Any] = {}
         try:
-            previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in asked:
+                previous[number] = signal.signal(number, request)
         except ValueError:  # not the main thread: whoever owns it owns the signals
             yield
             return
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparring.core.game import Batch
-from sparring.engine.seeds import derive
+from sparring.core.seeds import derive
 
 
 class Source(Protocol):

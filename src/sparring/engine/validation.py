@@ -10,8 +10,8 @@ from sparring.core.attack import DeadStartError, pgd
 from sparring.core.gain import ClassifierGain
 from sparring.core.gradient import frozen
 from sparring.core.payoff import cross_entropy
+from sparring.core.seeds import derive
 from sparring.core.threat import Threat
-from sparring.engine.seeds import derive
 from sparring.engine.stream import Source
 
 

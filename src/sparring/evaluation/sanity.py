@@ -1,0 +1,128 @@
+"""Checks that an evaluation can be believed: each has a name, a verdict, the figure behind it, and what to do.
+
+After Carlini et al., "On evaluating adversarial robustness", 2019, and Athalye et al., "Obfuscated gradients give a
+false sense of security", 2018: a defence that only hides its gradient fails at least one of them.
+"""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.core.gain import ClassifierGain
+from sparring.core.gradient import frozen, value_and_gradient
+from sparring.core.payoff import margin
+from sparring.core.threat import Threat
+from sparring.evaluation.exploit import Challenge, Exploit
+
+Check = dict[str, Any]
+Grid = list[dict[str, Any]]
+
+SLACK = 0.01
+"""How far accuracies on the same examples may rise by chance before it is a finding: attacks are heuristics."""
+
+
+def check(name: str, holds: bool, figure: str, advice: str) -> Check:
+    """`{"name", "verdict", "figure", "advice"}`."""
+    return {"name": name, "verdict": "pass" if holds else "fail", "figure": figure, "advice": advice}
+
+
+def verified(exploits: dict[str, Exploit]) -> Check:
+    """Every z that an attack returned was finite and inside the threat model."""
+    refused = sum(exploit.refused for exploit in exploits.values())
+    total = sum(len(exploit.z) for exploit in exploits.values())
+    return check(
+        "verified",
+        refused == 0,
+        f"{refused} of {total} adversarial inputs refused",
+        "An attack left the threat model or returned NaN; its numbers are those of the clean input there. Look at the "
+        "model for NaN and at the attack's projection.",
+    )
+
+
+def gradient_alive(model: nn.Module, x: Tensor, y: Tensor, exploits: dict[str, Exploit], batch_size: int) -> Check:
+    """The margin has a usable gradient at the clean inputs, and no attack found its start dead."""
+    bad = 0
+    with frozen(model):
+        for rows in torch.arange(len(y), device=y.device).split(batch_size):
+            _, gradient = value_and_gradient(ClassifierGain(model, y[rows], margin), x[rows])
+            flat = gradient.flatten(1)
+            bad += int((~flat.isfinite().all(1) | (flat.abs().amax(1) == 0)).sum())
+    dead = max(exploit.dead for exploit in exploits.values())
+    return check(
+        "gradient-alive",
+        bad <= 0.01 * len(y) and dead == 0,
+        f"{bad} of {len(y)} inputs with a zero or non-finite margin gradient, {dead} where an attack could not start",
+        "Gradient attacks are blind there. Look for rounding, argmax, saturation or non-differentiable steps in the "
+        "model, and attack it with a differentiable stand-in or without gradients.",
+    )
+
+
+def loss_rose(clean_loss: Tensor, clean_right: Tensor, exploit: Exploit) -> Check:
+    """The strongest cross-entropy attack raised the loss of the examples it could not flip."""
+    standing = clean_right & exploit.right
+    rose = (exploit.loss > clean_loss)[standing]
+    share = rose.double().mean().item() if len(rose) else 1.0
+    return check(
+        "loss-rose",
+        share >= 0.95,
+        f"{share:.1%} of {len(rose)} standing inputs have a higher loss under attack",
+        "The attack does not climb: its gradient points nowhere useful. More steps will not help; another loss, a "
+        "smoother model copy or a gradient-free attack may.",
+    )
+
+
+def crosses(challenges: tuple[Challenge, ...], threat: Threat) -> Check:
+    """steps x step_size can cross the ball: otherwise the attack is weak by construction."""
+    short = [c.name for c in challenges if c.parameters["steps"] * c.parameters["step_size"] < threat.eps * (1 - 1e-9)]
+    return check(
+        "crosses-the-ball",
+        not short,
+        "every attack can reach the edge of the ball" if not short else f"too short: {', '.join(short)}",
+        "Raise steps or step_size until steps x step_size is at least eps.",
+    )
+
+
+def eps_monotone(grid: Grid) -> Check:
+    """A larger eps never raises accuracy."""
+    rise = max((b["accuracy"] - a["accuracy"] for a, b in pairwise(grid)), default=0.0)
+    return check(
+        "eps-monotone",
+        rise <= SLACK,
+        f"largest rise between neighbouring eps: {max(0.0, rise):.1%}",
+        "A larger ball holds the smaller one, so the attack is failing at the larger eps: the gradient is masked.",
+    )
+
+
+def steps_monotone(grid: Grid) -> Check:
+    """More steps never weaken the attack."""
+    rise = max((b["accuracy"] - a["accuracy"] for a, b in pairwise(grid)), default=0.0)
+    return check(
+        "steps-monotone",
+        rise <= SLACK,
+        f"largest rise between neighbouring step counts: {max(0.0, rise):.1%}",
+        "More steps should only help the attacker: look for randomness or a gradient that misleads small steps.",
+    )
+
+
+def large_eps(accuracy: float | None, eps: float, classes: int) -> Check:
+    """An eps that allows any input to become plain grey takes accuracy to chance or below."""
+    if accuracy is None:
+        return check("large-eps", False, "not measured: no multiple of eps reaches grey", "Check the threat model.")
+    return check(
+        "large-eps",
+        accuracy <= 1 / classes + SLACK,
+        f"accuracy {accuracy:.1%} at eps {eps:g}, where chance is {1 / classes:.1%}",
+        "With so large a ball every prediction can be changed; an attack that cannot is broken by this model.",
+    )
+
+
+def reaching_grey(threat: Threat, x: Tensor, low: float, high: float) -> float | None:
+    """The smallest power-of-two multiple of the threat's eps that lets every x become mid-grey; None if none does."""
+    grey = torch.full_like(x, (low + high) / 2)
+    for power in range(1, 13):
+        if threat.scaled(math.ldexp(1.0, power)).contains(grey, x).all():
+            return math.ldexp(1.0, power)
+    return None
