@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from sparring.core.attack import DeadStartError
 from sparring.core.game import Game, play
 from sparring.core.schedule import SCHEDULES, Progress
 from sparring.core.seeds import derive
@@ -34,7 +35,7 @@ BEST, LAST, STATE = "best.safetensors", "last.safetensors", "resume.pt"
 
 
 class DivergedError(RuntimeError):
-    """The loss or a weight became NaN or infinite."""
+    """The loss or a weight became NaN or infinite, or the model so saturated that an attack has no gradient."""
 
 
 class InterruptedRunError(RuntimeError):
@@ -78,7 +79,7 @@ def train(job: Job, folder: Path, *, checkpoint_seconds: float = 60.0) -> record
 
     Raises:
         RecordError: the folder holds another run.
-        DivergedError: the loss or a weight is NaN or infinite; the last good checkpoint is kept.
+        DivergedError: the loss or a weight is NaN or infinite, or no gradient is left; the last good checkpoint is kept.
         InterruptedRunError: SIGINT or SIGTERM came; the state is saved.
         CheckpointError: the disk refused a write; what was there is intact.
     """
@@ -165,8 +166,11 @@ class _Run:
         self.record["status"] = "running"
         record.write(self.folder, self.record)
         with self._signals(), Display(self.total, self.step, self.job.training.epochs) as display:
-            while self.step < self.total:
-                self._epoch(display)
+            try:
+                while self.step < self.total:
+                    self._epoch(display)
+            except DeadStartError:
+                self._diverged(self.step, "The attack's gradient vanished")
         self._price()
         checkpoint.save_weights(self.folder / LAST, self._kept().state_dict())
         self.record["status"] = "done"
@@ -207,7 +211,7 @@ class _Run:
 
     def _close_epoch(self, epoch: int, display: Display) -> None:
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            self._diverged(self.step - 1, "a weight")
+            self._diverged(self.step - 1, "A weight became NaN or infinite")
         training = self.job.training
         accuracy = validate(
             self._kept(),
@@ -250,9 +254,9 @@ class _Run:
     def _check(self, first: int, losses: list[Tensor]) -> None:
         finite = torch.stack(losses).isfinite()
         if not finite.all():
-            self._diverged(first + int((~finite).nonzero()[0]), "the loss")
+            self._diverged(first + int((~finite).nonzero()[0]), "The loss became NaN or infinite")
 
-    def _diverged(self, step: int, what: str) -> None:
+    def _diverged(self, step: int, what: str) -> NoReturn:
         epoch, index = divmod(step, self.stream.steps)
         x, y = self.stream.batch(epoch, index)
         failure = {
@@ -272,7 +276,7 @@ class _Run:
         best = self.record.get("best")
         kept = "none yet" if best is None else f"{self.folder / BEST}, epoch {best['epoch']}"
         raise DivergedError(
-            f"{what.capitalize()} became NaN or infinite at step {step + 1} (epoch {epoch + 1}), on {len(y)} inputs "
+            f"{what} at step {step + 1} (epoch {epoch + 1}), on {len(y)} inputs "
             f"in [{x.min().item():.4g}, {x.max().item():.4g}], mean {x.mean().item():.4g}. "
             f"Last good checkpoint: {kept}. A lower --learning-rate or --clip 1 usually helps."
         )

@@ -1,0 +1,171 @@
+"""What every system has to hold, run over `sparring.systems.NAMES`: a new method cannot dodge it."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparring
+from sparring import systems
+from sparring.core.game import play
+from sparring.core.tools import Tools
+from sparring.domains.image.data import load
+from sparring.engine.system import System
+from sparring.evaluation.evaluate import evaluate
+from sparring.evaluation.suite import pgd_challenge
+
+NAMES = [name for name, _ in systems.NAMES]
+HEADINGS = ("Learner", "Adversary", "Payoff", "Threat", "Reference", "Departs from the paper", "Claim")
+
+
+@pytest.fixture(params=NAMES)
+def system(request: pytest.FixtureRequest) -> System:
+    return systems.find(request.param)
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Tensor, Tensor]:
+    return load("digits").train.take(torch.arange(256))
+
+
+def network(seed: int = 0) -> nn.Module:
+    """A small network with BatchNorm, whose statistics an attack could disturb."""
+    torch.manual_seed(seed)
+    layers = (nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+    return nn.Sequential(*layers)
+
+
+def game(system: System, model: nn.Module, seed: int = 0, **changes: object) -> sparring.Game:
+    config = dataclasses.replace(system.config(), **changes)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    tools = Tools(rng=torch.Generator().manual_seed(seed))
+    return system.game(config, model=model, optimizer=optimizer, tools=tools)
+
+
+def batches(digits: tuple[Tensor, Tensor], count: int) -> list[tuple[Tensor, Tensor]]:
+    x, y = digits
+    return [(x[i : i + 64], y[i : i + 64]) for i in (64 * (k % 4) for k in range(count))]
+
+
+def test_a_file_of_the_folder_is_a_system_and_is_listed() -> None:
+    files = {path.stem for path in Path(systems.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == {name.replace("-", "_") for name in NAMES}
+    for name in NAMES:
+        assert systems.find(name).name == name
+
+
+def test_config_default_constructs_is_frozen_and_round_trips_through_json(system: System) -> None:
+    config = system.config()
+    assert type(config).__dataclass_params__.frozen
+    assert system.config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    for field in dataclasses.fields(config):
+        assert isinstance(getattr(config, field.name), (int, float, str, type(None))), f"{field.name} is not a scalar"
+
+
+def test_every_field_of_the_config_has_a_docstring(system: System) -> None:
+    source = Path(systems.__file__).with_name(f"{system.name.replace('-', '_')}.py").read_text().splitlines()
+    for field in dataclasses.fields(system.config):
+        at = next(i for i, line in enumerate(source) if line.startswith(f"    {field.name}: "))
+        assert source[at + 1].strip().startswith('"""'), f"{field.name} has no docstring"
+
+
+def test_the_card_has_its_headings_and_a_formula(system: System) -> None:
+    for heading in HEADINGS:
+        assert f"\n{heading}" in system.card, heading
+    assert "min_theta" in system.card
+
+
+def test_the_citation_is_bibtex(system: System) -> None:
+    assert system.citation.startswith("@")
+    assert system.citation.count("{") == system.citation.count("}")
+    assert "year" in system.citation
+
+
+@pytest.mark.parametrize("eps", [0, -1, float("nan"), float("inf"), True, "large"])
+def test_config_refuses_an_eps_that_is_no_radius(system: System, eps: object) -> None:
+    with pytest.raises(ValueError, match="'eps' parameter"):
+        system.config(eps=eps)
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(system: System, digits: tuple[Tensor, Tensor]) -> None:
+    weights = []
+    for noise in range(2):
+        model = network()
+        torch.manual_seed(noise)  # a game draws from the generator it is given, never from the global one
+        for _ in play(game(system, model), batches(digits, 4)):
+            pass
+        weights.append(copy.deepcopy(model.state_dict()))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_respond_leaves_the_model_and_the_batch_as_found(system: System, digits: tuple[Tensor, Tensor]) -> None:
+    model = network()
+    model[1].eval()  # a BatchNorm that the user froze
+    model[0].weight.requires_grad_(False)
+    batch = tuple(part[:32].clone() for part in digits)
+    before = copy.deepcopy(model.state_dict())
+    played = game(system, model)
+    played.adversary.respond(model, batch)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [module.training for module in model] == [True, False, True, True, True]
+    assert [p.requires_grad for p in model.parameters()] == [False] + [True] * 5
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(batch[0], digits[0][:32])
+    assert torch.equal(batch[1], digits[1][:32])
+
+
+def test_the_move_is_allowed_and_the_payoff_is_per_example(system: System, digits: tuple[Tensor, Tensor]) -> None:
+    model, batch = network(), tuple(part[:32] for part in digits)
+    played = game(system, model)
+    move = played.adversary.respond(model, batch)
+    assert system.threat(system.config()).contains(move, batch[0]).all()
+    payoff = played.payoff(model.eval(), move, batch)
+    assert payoff.shape == (32,)
+    assert payoff.isfinite().all()
+
+
+def test_the_adversary_is_no_worse_than_nature(system: System, digits: tuple[Tensor, Tensor]) -> None:
+    model, batch = network(), tuple(part[:64] for part in digits)
+    for _ in play(game(system, model), batches(digits, 8)):
+        pass
+    played = game(system, model)
+    move = played.adversary.respond(model, batch)
+    model.eval()
+    with torch.no_grad():
+        assert (played.payoff(model, move, batch) >= played.payoff(model, batch[0], batch) - 1e-5).all()
+
+
+def test_a_larger_budget_never_lowers_the_mean_payoff(system: System, digits: tuple[Tensor, Tensor]) -> None:
+    model, batch = network(), tuple(part[:64] for part in digits)
+    values = []
+    for eps in (0.01, 0.05, 0.15):
+        played = game(system, model, eps=eps)
+        move = played.adversary.respond(model, batch)
+        with torch.no_grad():
+            values.append(played.payoff(copy.deepcopy(model).eval(), move, batch).mean().item())
+    assert values == sorted(values)
+
+
+def test_playing_lowers_what_the_learner_descends(system: System, digits: tuple[Tensor, Tensor]) -> None:
+    model = network()
+    losses = [metrics["loss"].item() for metrics in play(game(system, model), batches(digits, 40))]
+    assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
+
+
+def test_exploitability_falls_where_there_is_an_adversary(digits: tuple[Tensor, Tensor]) -> None:
+    """Trained for as long, every adversarial method stands better than the baseline against an attack it never saw."""
+    stands = {}
+    for name in NAMES:
+        model, found = network(), systems.find(name)
+        for _ in play(game(found, model, eps=0.1), batches(digits, 160)):
+            pass
+        threat = sparring.Linf(0.1)
+        from sparring.core.payoff import margin
+
+        challenge = pgd_challenge("pgd-40-margin", threat, margin, steps=40)
+        stands[name] = evaluate(model, digits, threat=threat, challenges=(challenge,)).results["worst"]["accuracy"]
+    assert all(stands[name] > stands["standard"] + 0.1 for name in NAMES if name != "standard"), stands
