@@ -99,7 +99,7 @@ def test_every_number_has_n_an_interval_and_its_parameters(evaluation: sparring.
 
 
 def test_an_honest_model_passes_every_check(evaluation: sparring.Evaluation) -> None:
-    assert [check["verdict"] for check in evaluation.checks] == ["pass"] * 7, evaluation.checks
+    assert not [check for check in evaluation.checks if check["verdict"] != "pass"]
 
 
 def test_the_evaluation_is_deterministic_and_leaves_the_model_as_found(
@@ -219,13 +219,15 @@ def test_an_attack_too_short_for_the_ball_is_flagged() -> None:
     assert sanity.crosses((short,), threat)["verdict"] == "fail"
 
 
-def test_grids_that_rise_are_flagged_and_grids_that_wobble_are_not() -> None:
-    def grid(*values: float) -> list[dict[str, Any]]:
-        return [{"accuracy": value} for value in values]
-
-    assert sanity.eps_monotone(grid(0.9, 0.5, 0.505, 0.1))["verdict"] == "pass"
-    assert sanity.eps_monotone(grid(0.9, 0.5, 0.55, 0.1))["verdict"] == "fail"
-    assert sanity.steps_monotone(grid(0.5, 0.4, 0.6))["verdict"] == "fail"
+def test_a_rise_that_chance_explains_is_not_flagged_and_one_that_it_does_not_is() -> None:
+    first, same = torch.arange(1000) < 500, torch.arange(1000) % 2 == 0
+    more = torch.arange(1000) < 530  # thirty more stand, none fewer: no chance
+    swapped = (torch.arange(1000) >= 250) & (torch.arange(1000) < 765)  # 15 more, but 515 disagree: chance
+    few = torch.arange(1000) < 508  # under a point
+    assert sanity.eps_monotone([first, more])["verdict"] == "fail"
+    assert sanity.steps_monotone([more, first, more])["verdict"] == "fail"
+    for harmless in (first, same, swapped, few):
+        assert sanity.eps_monotone([first, harmless])["verdict"] == "pass"
 
 
 @pytest.mark.parametrize("threat", [Linf(0.01), L2(0.1), L1(0.5)])
@@ -249,7 +251,10 @@ def test_a_masked_threat_never_reaches_grey() -> None:
     [
         (lambda x, y: (x + 0.5, y), r"x must be inside \[0, 1\]. Got values in"),
         (lambda x, y: ((255 * x).to(torch.uint8), y), "floating point in .* divide 8-bit pixels by 255"),
-        (lambda x, y: (torch.where(torch.arange(240)[:, None, None, None] == 7, torch.nan, x), y), "Example 7 holds NaN"),
+        (
+            lambda x, y: (torch.where(torch.arange(240)[:, None, None, None] == 7, torch.nan, x), y),
+            "Example 7 holds NaN",
+        ),
         (lambda x, y: (x, y + 1), r"Labels must be in \[0, 10\). Got values in \[1, 10\]"),
         (lambda x, y: (x, y - 1), r"Labels must be in \[0, 10\). Got values in \[-1, 8\]"),
         (lambda x, y: (x, y[:-1]), "data must be"),

@@ -26,6 +26,7 @@ from sparring.engine.stream import Augment
 from sparring.engine.system import System
 from sparring.engine.training import Training
 
+
 @dataclass(frozen=True)
 class Where:
     """What is trained, on what, and where it goes."""
@@ -49,7 +50,7 @@ class Where:
 def run(arguments: Sequence[str]) -> int:
     """Train, and return the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: sparring train SYSTEM [flags]\n\nsystems (sparring train SYSTEM --help shows the card and every flag)")
+        print("usage: sparring train SYSTEM [flags]; sparring train SYSTEM --help shows the card and every flag\n")
         print("\n".join(f"  {name:<12}{summary}" for name, summary in systems.NAMES))
         return 0 if arguments else 2
     system = systems.find(arguments[0])

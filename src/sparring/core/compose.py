@@ -59,10 +59,10 @@ class Intersection:
     """Inside every member at once.
 
     `project` is Dykstra's alternating projection ("An algorithm for restricted least squares regression", 1983), which
-    tends to the Euclidean projection as `rounds` grows: quickly after a gradient step that left the set by a fraction of
-    eps (errors of 1 % of eps), slowly from several eps away. A last plain pass through the members makes the result a member
-    of all of them whatever the rounds: each projection here only shrinks coordinates of z - x, and shrinking leaves no
-    ball, box or mask. `steepest` is the first member's; the projection enforces the others.
+    tends to the Euclidean projection as `rounds` grows: quickly after a gradient step that left the set by a fraction
+    of eps (errors near 1 % of eps), slowly from several eps away. A last plain pass through the members makes the
+    result a member of all of them whatever the rounds: each projection here only shrinks coordinates of z - x, and
+    shrinking leaves no ball, box or mask. `steepest` is the first member's; the projection enforces the others.
     """
 
     members: tuple[Threat, ...]

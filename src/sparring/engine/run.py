@@ -79,7 +79,7 @@ def train(job: Job, folder: Path, *, checkpoint_seconds: float = 60.0) -> record
 
     Raises:
         RecordError: the folder holds another run.
-        DivergedError: the loss or a weight is NaN or infinite, or no gradient is left; the last good checkpoint is kept.
+        DivergedError: the loss or a weight is NaN or infinite, or no gradient is left; the last checkpoint is kept.
         InterruptedRunError: SIGINT or SIGTERM came; the state is saved.
         CheckpointError: the disk refused a write; what was there is intact.
     """

@@ -5,6 +5,7 @@ false sense of security", 2018: a defence that only hides its gradient fails at 
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,10 +19,9 @@ from sparring.core.threat import Threat
 from sparring.evaluation.exploit import Challenge, Exploit
 
 Check = dict[str, Any]
-Grid = list[dict[str, Any]]
 
 SLACK = 0.01
-"""How far accuracies on the same examples may rise by chance before it is a finding: attacks are heuristics."""
+"""How far an accuracy may be off before it is a finding: attacks are heuristics."""
 
 
 def check(name: str, holds: bool, figure: str, advice: str) -> Check:
@@ -85,26 +85,38 @@ def crosses(challenges: tuple[Challenge, ...], threat: Threat) -> Check:
     )
 
 
-def eps_monotone(grid: Grid) -> Check:
-    """A larger eps never raises accuracy."""
-    rise = max((b["accuracy"] - a["accuracy"] for a, b in pairwise(grid)), default=0.0)
+def eps_monotone(rights: Sequence[Tensor]) -> Check:
+    """A larger eps never raises accuracy; `rights` are bool tensors `[N]` on the same examples, eps rising."""
+    rise, finding = _rise(rights)
     return check(
         "eps-monotone",
-        rise <= SLACK,
-        f"largest rise between neighbouring eps: {max(0.0, rise):.1%}",
+        not finding,
+        f"largest rise between neighbouring eps: {rise:.1%}",
         "A larger ball holds the smaller one, so the attack is failing at the larger eps: the gradient is masked.",
     )
 
 
-def steps_monotone(grid: Grid) -> Check:
-    """More steps never weaken the attack."""
-    rise = max((b["accuracy"] - a["accuracy"] for a, b in pairwise(grid)), default=0.0)
+def steps_monotone(rights: Sequence[Tensor]) -> Check:
+    """More steps never weaken the attack; `rights` are bool tensors `[N]` on the same examples, steps rising."""
+    rise, finding = _rise(rights)
     return check(
         "steps-monotone",
-        rise <= SLACK,
-        f"largest rise between neighbouring step counts: {max(0.0, rise):.1%}",
-        "More steps should only help the attacker: look for randomness or a gradient that misleads small steps.",
+        not finding,
+        f"largest rise between neighbouring step counts: {rise:.1%}",
+        "From the same start with the same step size, more steps can only help: the model answers at random.",
     )
+
+
+def _rise(rights: Sequence[Tensor]) -> tuple[float, bool]:
+    """The largest rise of accuracy from one attack to the next, and whether any is a finding: more than a point, and
+    more than chance explains (McNemar's test on the examples that the two attacks disagree about)."""
+    largest, finding = 0.0, False
+    for weaker, stronger in pairwise(rights):
+        up, down = int((stronger & ~weaker).sum()), int((weaker & ~stronger).sum())
+        rise = (up - down) / len(weaker)
+        largest = max(largest, rise)
+        finding = finding or (rise > SLACK and up - down > 1.96 * math.sqrt(up + down))
+    return largest, finding
 
 
 def large_eps(accuracy: float | None, eps: float, classes: int) -> Check:

@@ -25,9 +25,11 @@ def foundation(threat: Threat) -> tuple[Challenge, ...]:
     )
 
 
-def pgd_challenge(name: str, threat: Threat, loss: Loss, *, steps: int, restarts: int = 1) -> Challenge:
-    """PGD from random starts with step size 2.5 eps / steps."""
-    step_size = 2.5 * threat.eps / steps
+def pgd_challenge(
+    name: str, threat: Threat, loss: Loss, *, steps: int, restarts: int = 1, step_size: float | None = None
+) -> Challenge:
+    """PGD from random starts, with step size 2.5 eps / steps where none is given."""
+    step_size = 2.5 * threat.eps / steps if step_size is None else step_size
     attack = partial(pgd, steps=steps, step_size=step_size, restarts=restarts, early_stop=True)
     return Challenge(name, attack, loss, _parameters("pgd", loss, steps, step_size, True, restarts))
 

@@ -50,7 +50,7 @@ class Config:
     steps: int = 10
     """Gradient steps of pgd."""
     step_size: float | None = None
-    """Length of a step in input units; by default 2.5 eps / steps for pgd, eps for fgsm (1.25 eps with random start)."""
+    """Length of a step in input units; by default 2.5 eps / steps (pgd), eps or with random start 1.25 eps (fgsm)."""
     random_start: bool = True
     """Start the attack from a random point of the ball instead of from the input itself."""
     eps_warmup: float = 0.0

@@ -1,0 +1,136 @@
+"""What the report asks of a run: its data, its threat model, its headline estimates, and which runs compare."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparring.report import words
+from sparring.report.blocks import Block, Mark, Text
+from sparring.report.read import Estimate, Run, count, estimate, find, items, mapping, number, text
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs on the same data under the same threat model: the only ones whose numbers may be put side by side."""
+
+    title: str
+    runs: Sequence[Run]
+
+
+def mark(run: Run) -> Mark:
+    return Mark(run.letter, run.name, run.index)
+
+
+def evaluated(run: Run) -> bool:
+    """Whether the record holds the accuracy under at least one attack, or without any."""
+    return any(estimate(result) is not None for result in results(run).values())
+
+
+def results(run: Run) -> Mapping[str, Any]:
+    """Attack name to result, no attack first and the worst case last."""
+    found = mapping(run.record, "evaluation", "results")
+    order = {"clean": 0, "worst": 2}
+    return {name: found[name] for name in sorted(found, key=lambda name: order.get(name, 1))}
+
+
+def attacks(run: Run) -> list[str]:
+    """The attacks tried: every result but the two that are none."""
+    return [name for name, result in results(run).items() if name not in ("clean", "worst") and estimate(result)]
+
+
+def clean(run: Run) -> Estimate | None:
+    return estimate(results(run).get("clean"))
+
+
+def worst(run: Run) -> Estimate | None:
+    """The worst case per example; where the record lacks it, the strongest single attack, which is at least as high."""
+    whole = estimate(results(run).get("worst"))
+    single = [e for name in attacks(run) if (e := estimate(results(run)[name])) is not None]
+    return whole or min(single, key=lambda e: e.value, default=None)
+
+
+def worst_label(run: Run) -> str:
+    return "Worst-case accuracy" if estimate(results(run).get("worst")) else "Under the strongest attack tried"
+
+
+def threat(run: Run) -> Mapping[str, Any]:
+    """What the evaluation attacked with; before one, what the configuration trained with."""
+    measured = mapping(run.record, "evaluation", "threat")
+    if measured:
+        return measured
+    configured = find(run.record, "config", "threat")
+    if isinstance(configured, Mapping):
+        return configured
+    return {"norm": configured, "eps": find(run.record, "config", "eps")} if isinstance(configured, str) else {}
+
+
+def training_eps(run: Run) -> float | None:
+    """The eps that the model was trained with, which a sweep marks."""
+    eps = number(run.record, "config", "eps")
+    return eps if eps is not None else number(run.record, "config", "threat", "eps")
+
+
+def data(run: Run) -> str:
+    return text(run.record, "data", "name") or "unnamed data"
+
+
+def is_image(run: Run) -> bool:
+    shape = find(run.record, "data", "shape")
+    return isinstance(shape, list) and len(shape) == 3
+
+
+def thing(run: Run) -> str:
+    """What an input consists of."""
+    return "pixel" if is_image(run) else "input value"
+
+
+def examples(run: Run, n: int | None) -> str:
+    """ "450 test images"."""
+    noun = "images" if is_image(run) else "examples"
+    split = text(run.record, "evaluation", "split")
+    return " ".join(part for part in (words.whole(n) if n is not None else "", split, noun) if part)
+
+
+def status(run: Run) -> str:
+    return text(run.record, "status") or "unknown"
+
+
+def failed(run: Run) -> list[Mapping[str, Any]]:
+    return [check for check in checks(run) if text(check, "verdict") != "pass"]
+
+
+def checks(run: Run) -> list[Mapping[str, Any]]:
+    return items(run.record, "evaluation", "checks")
+
+
+def refused(run: Run) -> int:
+    """Adversarial examples that lay outside the threat model, over all attacks."""
+    return sum(count(result, "refused") or 0 for result in results(run).values())
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """The runs by data and threat model, in order of first appearance."""
+    found: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        key = (data(run), text(run.record, "data", "fingerprint"), repr(_key(threat(run))))
+        found.setdefault(key, []).append(run)
+    titles = [f"{data(members[0])}, {words.threat_name(threat(members[0]))}" for members in found.values()]
+    same = Counter(titles)
+    for i, members in enumerate(found.values()):
+        if same[titles[i]] > 1 and (fingerprint := text(members[0].record, "data", "fingerprint")):
+            titles[i] += f" (data fingerprint {fingerprint[:12]})"
+    return [Group(title, members) for title, members in zip(titles, found.values(), strict=True)]
+
+
+def lacking(runs: Sequence[Run], has: Callable[[Run], bool], what: str) -> list[Block]:
+    """A note on the runs whose record lacks what a section shows; nothing when none does."""
+    names = [f"{run.letter} {run.name}" for run in runs if not has(run)]
+    return [Text(f"Not shown: the record of {words.listing(names)} holds {what}.", note=True)] if names else []
+
+
+def _key(described: Mapping[str, Any]) -> object:
+    """A threat model without what a record made before evaluation leaves out: default bounds, an L1 step's sparsity."""
+    bounds = {"low": 0.0, "high": 1.0}
+    kept = {name: value for name, value in described.items() if name != "sparsity" and value is not None}
+    return sorted((name, repr(value)) for name, value in (bounds | kept).items())

@@ -1,0 +1,174 @@
+"""Run folders into `Run`s: plain files in, plain values out. A record may lack anything: look-ups may say None."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = 1
+"""The version of the record's layout that this reader knows."""
+
+TENSORS = ("x", "z", "y", "clean_prediction", "adversarial_prediction", "clean_confidence", "adversarial_confidence")
+"""What `examples.safetensors` holds: inputs and their attacked twins `[k, C, H, W]`, the rest `[k]`."""
+
+
+class ReportError(ValueError):
+    """A run folder cannot be reported on; the message names its path."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share of n examples and the ends of its 95 % interval; None for what the record does not say."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Args:
+        folder: where it was read from.
+        index: its place in the report, from 0; gives it a colour and a marker.
+        letter: "A" for the first: how plots and tables name it.
+        name: the system, with whatever tells it from another run of the same system.
+        record: the parsed record, as found.
+        examples: the tensors of `TENSORS`, or None.
+        problem: why there are no examples, as a clause; "" when there are some.
+    """
+
+    folder: Path
+    index: int
+    letter: str
+    name: str
+    record: Mapping[str, Any]
+    examples: "Mapping[str, np.ndarray[Any, Any]] | None"
+    problem: str
+
+
+def load(folders: Sequence[Path]) -> list[Run]:
+    """The runs in these folders, lettered in order. Raises ReportError."""
+    if not folders:
+        raise ReportError("The 'runs' parameter must name at least one run folder. Got none.")
+    records = [_record(Path(folder)) for folder in folders]
+    names = _names([Path(folder) for folder in folders], records)
+    runs = []
+    for i, (folder, record, name) in enumerate(zip(folders, records, names, strict=True)):
+        examples, problem = _examples(Path(folder) / "examples.safetensors")
+        runs.append(Run(Path(folder), i, letter(i), name, record, examples, problem))
+    return runs
+
+
+def letter(i: int) -> str:
+    """0 -> "A", 25 -> "Z", 26 -> "AA"."""
+    return (letter(i // 26 - 1) if i >= 26 else "") + chr(ord("A") + i % 26)
+
+
+def find(record: Any, *keys: str) -> Any:
+    """The value under nested keys, or None where the path breaks off."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, Mapping) else None
+    return record
+
+
+def number(record: Any, *keys: str) -> float | None:
+    """The finite number under nested keys, or None."""
+    value = find(record, *keys)
+    return float(value) if is_number(value) else None
+
+
+def count(record: Any, *keys: str) -> int | None:
+    """The whole number under nested keys, or None."""
+    value = number(record, *keys)
+    return int(value) if value is not None and value == int(value) else None
+
+
+def text(record: Any, *keys: str) -> str:
+    """The string under nested keys, or ""."""
+    value = find(record, *keys)
+    return value if isinstance(value, str) else ""
+
+
+def items(record: Any, *keys: str) -> list[Mapping[str, Any]]:
+    """The objects of the list under nested keys; other members are passed over."""
+    value = find(record, *keys)
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def mapping(record: Any, *keys: str) -> Mapping[str, Any]:
+    """The object under nested keys, or an empty one."""
+    value = find(record, *keys)
+    return value if isinstance(value, Mapping) else {}
+
+
+def estimate(record: Any, key: str = "accuracy") -> Estimate | None:
+    """The estimate `{key, low, high, n}`, or None if its value is missing."""
+    value = number(record, key)
+    if value is None:
+        return None
+    return Estimate(value, number(record, "low"), number(record, "high"), count(record, "n"))
+
+
+def is_number(value: Any) -> bool:
+    """Whether value is an int or a finite float. json reads NaN too, which diverged runs write."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _record(folder: Path) -> Mapping[str, Any]:
+    path = folder / "record.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReportError(f"'{folder}' is no run folder: it has no record.json.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReportError(f"'{path}' cannot be read: {error}") from error
+    if not isinstance(record, dict):
+        raise ReportError(f"'{path}' must hold a JSON object. Got {type(record).__name__} instead.")
+    if record.get("format", FORMAT) != FORMAT:
+        raise ReportError(f"'{path}' must be a record of format {FORMAT}. Got {record['format']!r} instead.")
+    return record
+
+
+def _examples(path: Path) -> "tuple[Mapping[str, np.ndarray[Any, Any]] | None, str]":
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        return None, "no examples were stored"
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        return None, f"examples.safetensors cannot be read ({error})"
+    absent = [name for name in TENSORS if name not in tensors]
+    if absent:
+        return None, f"examples.safetensors lacks {', '.join(absent)}"
+    x = tensors["x"]
+    if x.ndim != 4 or tensors["z"].shape != x.shape:
+        return None, f"its stored examples are not images (x has shape {list(x.shape)})"
+    if any(tensors[name].shape != x.shape[:1] for name in TENSORS[2:]):
+        return None, "the tensors of examples.safetensors differ in length"
+    return (tensors, "") if len(x) and x.size else (None, "no examples were stored")
+
+
+def _names(folders: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The system alone where it is unique; else with the seed if that settles it, else with the folder."""
+    systems = [text(record, "system") or folder.name or "run" for folder, record in zip(folders, records, strict=True)]
+    seeds = [count(record, "seed") for record in records]
+    names = []
+    for folder, system, seed in zip(folders, systems, seeds, strict=True):
+        same = [s for other, s in zip(systems, seeds, strict=True) if other == system]
+        if len(same) == 1:
+            names.append(system)
+        elif None not in same and len(set(same)) == len(same):
+            names.append(f"{system}, seed {seed}")
+        else:
+            names.append(f"{system} ({folder.name})")
+    return names
