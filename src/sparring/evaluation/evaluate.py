@@ -37,7 +37,7 @@ class Evaluation:
         results: `clean`, every attack by name, and `worst`, the worst case per example over all of them; each has
             `accuracy, low, high, n` with a 95 % Wilson interval, attacks also `parameters, refused, seconds`.
         eps_grid: accuracy under PGD-20 with the margin loss along eps, from the same random draws.
-        steps_grid: the same along steps of eps / 4, from the same starts, so that a longer run passes through a shorter.
+        steps_grid: the same along steps of eps / 4 from the same starts, so that a longer run contains a shorter.
         calibration: `clean` and `attacked`, see `sparring.evaluation.calibration`.
         checks: see `sparring.evaluation.sanity`.
         seconds: wall time.
@@ -95,81 +95,101 @@ def evaluate(
     x, y = _gather(model, data)
     logits = _check(model, x, y, low, high, batch_size)
     challenges = foundation(threat) if challenges is None else challenges
-    total = len(challenges) + len(EPS_FACTORS) + len(STEPS) + 1
-
-    def attack(challenge: Challenge, within: Threat, count: int, done: int, stage: str, draw: str = "") -> Exploit:
-        if advance is not None:
-            advance(stage, done, total)
-        rng = torch.Generator(x.device).manual_seed(derive(seed, "evaluation", draw or stage))
-        return exploit(model, x[:count], y[:count], within, challenge, rng, batch_size)
-
-    exploits = {c.name: attack(c, threat, len(y), i, c.name) for i, c in enumerate(challenges)}
+    bench = _Bench(model, x, y, seed, batch_size, advance, total=len(challenges) + len(EPS_FACTORS) + len(STEPS) + 1)
+    exploits = {c.name: bench.attack(c, threat, draw=c.name) for c in challenges}
     clean_right = logits.argmax(1) == y
     worst_right = torch.stack([clean_right, *(e.right for e in exploits.values())]).all(0)
     results = {"clean": accuracy(clean_right)}
     for challenge in challenges:
         found = exploits[challenge.name]
-        results[challenge.name] = {
-            **accuracy(found.right),
-            "parameters": challenge.parameters,
-            "refused": found.refused,
-            "seconds": found.seconds,
-        }
+        costs = {"refused": found.refused, "seconds": found.seconds}
+        results[challenge.name] = {**accuracy(found.right), "parameters": challenge.parameters, **costs}
     results["worst"] = accuracy(worst_right)
 
-    count, done = min(len(y), GRID_EXAMPLES), len(challenges)
-    eps_grid = [{"eps": 0.0, **accuracy(clean_right[:count])}]
-    eps_rights, steps_rights = [clean_right[:count]], []
-    for i, factor in enumerate(EPS_FACTORS):
-        within = threat.scaled(factor)
-        challenge = pgd_challenge("pgd-20-margin", within, margin, steps=20)
-        found = attack(challenge, within, count, done + i, f"eps {within.eps:.4g}", "eps grid")
-        eps_rights.append(found.right)
-        eps_grid.append({"eps": within.eps, **accuracy(found.right), "parameters": challenge.parameters})
-    done += len(EPS_FACTORS)
-    steps_grid = []
-    for i, steps in enumerate(STEPS):
-        challenge = pgd_challenge(f"pgd-{steps}-margin", threat, margin, steps=steps, step_size=threat.eps / 4)
-        found = attack(challenge, threat, count, done + i, f"{steps} steps", "steps grid")
-        steps_rights.append(found.right)
-        steps_grid.append({"steps": steps, **accuracy(found.right), "parameters": challenge.parameters})
-
-    grey = sanity.reaching_grey(threat, x[:count], low, high)
-    broken = None
-    if grey is not None:
-        within = threat.scaled(grey)
-        challenge = pgd_challenge("pgd-50-margin", within, margin, steps=50)
-        found = attack(challenge, within, count, total - 1, f"eps {within.eps:.4g}")
-        broken = found.right.double().mean().item()
-    clean_loss = cross_entropy(logits, y)
-    strongest = max(exploits.values(), key=lambda e: e.loss.mean().item())
+    eps_rows, eps_rights = bench.along_eps(threat, clean_right)
+    step_rows, step_rights = bench.along_steps(threat)
+    grey = sanity.reaching_grey(threat, x[: bench.some], low, high)
     checks = [
         sanity.verified(exploits),
         sanity.gradient_alive(model, x, y, exploits, batch_size),
-        sanity.loss_rose(clean_loss, clean_right, strongest),
+        sanity.loss_rose(cross_entropy(logits, y), clean_right, exploits),
         sanity.crosses(challenges, threat),
         sanity.eps_monotone(eps_rights),
-        sanity.steps_monotone(steps_rights),
-        sanity.large_eps(broken, threat.eps * (grey or 1), logits.shape[1]),
+        sanity.steps_monotone(step_rights),
+        sanity.large_eps(bench.accuracy_at(threat, grey), threat.eps * (grey or 1), logits.shape[1]),
     ]
 
     z = _worst_input(x, exploits)
     attacked = predict(model, z, batch_size)
     rng = torch.Generator().manual_seed(derive(seed, "bootstrap"))
     calibrations = {"clean": calibration(logits, y, rng), "attacked": calibration(attacked, y, rng)}
-    if advance is not None:
-        advance("done", total, total)
     return Evaluation(
         n=len(y),
         threat=threat.describe(),
         results=results,
-        eps_grid=eps_grid,
-        steps_grid=steps_grid,
+        eps_grid=eps_rows,
+        steps_grid=step_rows,
         calibration=calibrations,
         checks=checks,
         seconds=time.perf_counter() - start,
         examples=_examples(x, z, y, logits, attacked, worst_right),
     )
+
+
+Rows = tuple[list[dict[str, Any]], list[Tensor]]
+
+
+@dataclass
+class _Bench:
+    """The model and the examples, with an attack on them as one call, counted for whoever watches."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    seed: int
+    batch_size: int
+    advance: Advance | None
+    total: int
+    done: int = 0
+
+    @property
+    def some(self) -> int:
+        """How many examples a grid uses."""
+        return min(len(self.y), GRID_EXAMPLES)
+
+    def attack(self, challenge: Challenge, threat: Threat, *, draw: str, count: int | None = None) -> Exploit:
+        """Attack the first `count` examples; attacks with the same `draw` start from the same random draws."""
+        if self.advance is not None:
+            self.advance(f"{challenge.name} at eps {threat.eps:.3g}", self.done, self.total)
+        self.done += 1
+        rng = torch.Generator(self.x.device).manual_seed(derive(self.seed, "evaluation", draw))
+        return exploit(self.model, self.x[:count], self.y[:count], threat, challenge, rng, self.batch_size)
+
+    def along_eps(self, threat: Threat, clean_right: Tensor) -> Rows:
+        rights = [clean_right[: self.some]]
+        rows: list[dict[str, Any]] = [{"eps": 0.0, **accuracy(rights[0])}]
+        for factor in EPS_FACTORS:
+            within = threat.scaled(factor)
+            challenge = pgd_challenge("pgd-20-margin", within, margin, steps=20)
+            rights.append(self.attack(challenge, within, draw="eps", count=self.some).right)
+            rows.append({"eps": within.eps, **accuracy(rights[-1]), "parameters": challenge.parameters})
+        return rows, rights
+
+    def along_steps(self, threat: Threat) -> Rows:
+        rows, rights = [], []
+        for steps in STEPS:
+            challenge = pgd_challenge(f"pgd-{steps}-margin", threat, margin, steps=steps, step_size=threat.eps / 4)
+            rights.append(self.attack(challenge, threat, draw="steps", count=self.some).right)
+            rows.append({"steps": steps, **accuracy(rights[-1]), "parameters": challenge.parameters})
+        return rows, rights
+
+    def accuracy_at(self, threat: Threat, factor: float | None) -> float | None:
+        """Accuracy at a multiple of eps, under 50 steps."""
+        if factor is None:
+            return None
+        within = threat.scaled(factor)
+        challenge = pgd_challenge("pgd-50-margin", within, margin, steps=50)
+        return self.attack(challenge, within, draw="large eps", count=self.some).right.double().mean().item()
 
 
 def _gather(model: nn.Module, data: tuple[Tensor, Tensor] | Iterable[Batch]) -> tuple[Tensor, Tensor]:

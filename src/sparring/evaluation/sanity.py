@@ -60,10 +60,10 @@ def gradient_alive(model: nn.Module, x: Tensor, y: Tensor, exploits: dict[str, E
     )
 
 
-def loss_rose(clean_loss: Tensor, clean_right: Tensor, exploit: Exploit) -> Check:
-    """The strongest cross-entropy attack raised the loss of the examples it could not flip."""
-    standing = clean_right & exploit.right
-    rose = (exploit.loss > clean_loss)[standing]
+def loss_rose(clean_loss: Tensor, clean_right: Tensor, exploits: dict[str, Exploit]) -> Check:
+    """The attack that raised the loss most raised it on the examples it could not flip, too."""
+    strongest = max(exploits.values(), key=lambda exploit: exploit.loss.mean().item())
+    rose = (strongest.loss > clean_loss)[clean_right & strongest.right]
     share = rose.double().mean().item() if len(rose) else 1.0
     return check(
         "loss-rose",
