@@ -54,6 +54,14 @@ def run(arguments: Sequence[str]) -> int:
         print("\n".join(f"  {name:<12}{summary}" for name, summary in systems.NAMES))
         return 0 if arguments else 2
     system = systems.find(arguments[0])
+    chosen = flags_of(system, arguments[1:])
+    folder = train_run(system, chosen.config, chosen.training, chosen.where, " ".join(["sparring train", *arguments]))
+    print(folder)
+    return 0
+
+
+def flags_of(system: System, arguments: Sequence[str]) -> Any:
+    """The command line as a record of `where`, the system's `config` and `training`, whose fields are the flags."""
     omit = tyro.conf.OmitArgPrefixes
     flags = make_dataclass(
         "Flags",
@@ -64,10 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         ],
         frozen=True,
     )
-    chosen: Any = parse(flags, arguments[1:], prog=f"sparring train {system.name}", description=system.card)
-    folder = train_run(system, chosen.config, chosen.training, chosen.where, " ".join(["sparring train", *arguments]))
-    print(folder)
-    return 0
+    return parse(flags, arguments, prog=f"sparring train {system.name}", description=system.card)
 
 
 def train_run(system: System, config: Any, training: Training, where: Where, command: str) -> Path:

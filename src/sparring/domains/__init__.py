@@ -1,0 +1,1 @@
+"""One package a field: its data, its models, its threat models. A domain never imports another."""

@@ -1,0 +1,191 @@
+"""The command line as a newcomer uses it: train, evaluate, report, list, cite; and a user's own model and data."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sparring
+from sparring.cli import main
+
+QUICK = ["--epochs", "2", "--examples", "200", "--steps", "2", "--validation-steps", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained and evaluated run."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "pgd-at", "--run", str(folder), *QUICK]) == 0
+    assert main(["evaluate", str(folder), "--examples", "60"]) == 0
+    return folder
+
+
+def test_the_record_holds_the_evaluation_and_the_command(run: Path) -> None:
+    record = json.loads((run / "record.json").read_text())
+    assert record["command"].startswith("sparring train pgd-at --run")
+    assert record["evaluation"]["n"] == 60
+    assert record["evaluation"]["weights"] == "best"
+    assert record["commit"] is None or re.fullmatch(r"[0-9a-f]{12}\+?", record["commit"])
+
+
+def test_json_is_one_object_of_the_promised_shape(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--json", "--examples", "40", "--seed", "3"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["n"] == 40
+    assert result["threat"] == {"norm": "linf", "eps": 0.15, "low": 0.0, "high": 1.0}
+    assert list(result["results"]) == ["clean", "fgsm", "pgd-20", "pgd-100", "pgd-100-margin", "worst"]
+    for name, row in result["results"].items():
+        assert {"accuracy", "low", "high", "n"} <= set(row)
+        assert ("parameters" in row) == (name not in ("clean", "worst"))
+    assert set(result["calibration"]) == {"clean", "attacked"}
+    assert all(set(check) == {"name", "verdict", "figure", "advice"} for check in result["checks"])
+
+
+def test_another_threat_can_be_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--json", "--examples", "20", "--threat", "l2", "--eps", "1/2"]) == 0
+    assert json.loads(capsys.readouterr().out)["threat"]["eps"] == 0.5
+
+
+def test_the_report_is_written_for_one_run_and_for_several(run: Path, tmp_path: Path) -> None:
+    assert main(["report", str(run)]) == 0
+    assert main(["report", str(run), str(run), "--run", str(tmp_path / "both")]) == 0
+    for folder in (run, tmp_path / "both"):
+        assert "worst" in (folder / "report.md").read_text().lower()
+        assert json.loads((folder / "report.json").read_text())["runs"]
+        assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_load_gives_the_trained_model_back(run: Path) -> None:
+    model = sparring.load(run)
+    assert not model.training
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    last = sparring.load(str(run), weights="last")
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), last.parameters(), strict=True)) or (
+        json.loads((run / "record.json").read_text())["best"]["epoch"] == 2
+    )
+
+
+def test_list_names_systems_data_models_and_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--run", str(run.parent)]) == 0
+    out = capsys.readouterr().out
+    for word in ("standard", "pgd-at", "mixed-at", "digits", "cifar10", "preact-resnet18", str(run), "worst case"):
+        assert word in out
+
+
+def test_cite_prints_bibtex_for_a_system_and_for_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cite", "pgd-at"]) == 0
+    by_name = capsys.readouterr().out
+    assert main(["cite", "--run", str(run)]) == 0
+    assert capsys.readouterr().out == by_name
+    assert by_name.startswith("@inproceedings{madry2018towards")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "report", "list", "cite"])
+def test_every_command_explains_itself_and_takes_run_and_seed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [command, "pgd-at", "--help"] if command == "train" else [command, "--help"]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "--run" in out
+    assert "--seed" in out
+
+
+def test_the_help_of_a_system_is_its_card(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "pgd-at", "--help"])
+    out = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for words in ("min_theta", "Madry", "--eps", "8/255", "--steps", "--data-root"):
+        assert words in out
+
+
+def test_by_default_a_run_gets_a_new_folder_under_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = []
+    for _ in range(2):
+        assert main(["train", "standard", "--epochs", "1", "--examples", "64", "--device", "cpu"]) == 0
+        folders.append(capsys.readouterr().out.strip())
+    assert folders[0] != folders[1]
+    for folder in folders:
+        assert (tmp_path / folder / "record.json").exists()
+        assert Path(folder).parent == Path("runs")
+
+
+FACTORY = """
+import torch
+def small(shape, classes):
+    d = shape[0] * shape[1] * shape[2]
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(d, 32), torch.nn.ReLU(), torch.nn.Linear(32, classes))
+def broken():
+    raise KeyError("no such thing")
+def wrong(shape, classes):
+    return torch.nn.Flatten()
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a user's model, data in two formats, and a home of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "ownmodel.py").write_text(FACTORY)
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = np.clip(rng.normal(60 + 60 * y[:, None, None, None], 20, (120, 6, 6, 3)), 0, 255).astype(np.uint8)
+    np.savez(tmp_path / "own.npz", x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
+    for i in range(120):
+        folder = tmp_path / "images" / ("train" if i < 90 else "test") / "abc"[y[i]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[i]).save(folder / f"{i}.png")
+    return tmp_path
+
+
+OWN = ["--model", "ownmodel:small", "--epochs", "3", "--steps", "2", "--eps", "8/255", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("data", ["own.npz", "images"])
+def test_a_users_own_model_and_data(workplace: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "pgd-at", "--data", data, *OWN, "--run", "mine"]) == 0
+    assert main(["evaluate", "mine", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.split("\n", 1)[1])
+    assert result["n"] == 30
+    assert main(["report", "mine"]) == 0
+
+
+def test_a_factory_that_only_a_record_names_is_not_imported(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run folder from somewhere else may name anything; importing it would run it."""
+    assert main(["train", "pgd-at", "--data", "own.npz", *OWN, "--run", "mine"]) == 0
+    (workplace / "trap.py").write_text("open('sprung', 'w').write('x')\ndef factory(): ...\n")
+    record = json.loads((workplace / "mine/record.json").read_text())
+    record["model"]["spec"] = "trap:factory"
+    (workplace / "mine/record.json").write_text(json.dumps(record))
+    assert main(["evaluate", "mine"]) == 2
+    assert "which you have not used here" in capsys.readouterr().err
+    assert not (workplace / "sprung").exists()
+    assert main(["evaluate", "mine", "--model", "ownmodel:small", "--examples", "5"]) == 0
+
+
+def test_the_same_command_resumes_after_a_kill_without_a_run_folder_of_its_own(workplace: Path) -> None:
+    """The default folder of an unfinished run is found again by what was asked for."""
+    command = [sys.executable, "-m", "sparring", "train", "pgd-at", "--data", "own.npz", *OWN, "--epochs", "400"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=workplace)
+    while not list(workplace.glob("runs/*/resume.pt")):
+        assert child.poll() is None, child.communicate()
+    child.kill()
+    child.communicate()
+    (folder,) = (workplace / "runs").iterdir()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=workplace, check=True)
+    assert done.stdout.strip() == str(folder.relative_to(workplace))
+    assert json.loads((folder / "record.json").read_text())["status"] == "done"
