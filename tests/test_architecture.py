@@ -65,7 +65,7 @@ def test_the_core_imports_torch_and_the_standard_library_only() -> None:
             names = [node.module] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in names:
-                assert name and name.split(".")[0] in {"torch", "sparring", *sys.stdlib_module_names}, f"{file}: {name}"
+                assert str(name).split(".")[0] in {"torch", "sparring", *sys.stdlib_module_names}, f"{file}: {name}"
 
 
 def loaded_by(code: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Every Python block of the README and the docs runs, in the order it stands; every link between them leads somewhere."""
+"""Every Python block of the README and the docs runs, in the order it stands, and every link leads somewhere."""
 
 import contextlib
 import io

@@ -59,10 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    warnings.showwarning = _warn
     module = {"list": "listing"}.get(name, name)
     try:
-        code: int = importlib.import_module(f"sparring.commands.{module}").run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            warnings.filterwarnings("once", message="The 'eps' parameter")  # a threat is made more than once in a run
+            code: int = importlib.import_module(f"sparring.commands.{module}").run(arguments)
     except (ValueError, OSError, ImportError) as error:
         return _fail(str(error))
     except RuntimeError as error:

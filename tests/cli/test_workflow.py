@@ -124,7 +124,8 @@ FACTORY = """
 import torch
 def small(shape, classes):
     d = shape[0] * shape[1] * shape[2]
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(d, 32), torch.nn.ReLU(), torch.nn.Linear(32, classes))
+    first, second = torch.nn.Linear(d, 32), torch.nn.Linear(32, classes)
+    return torch.nn.Sequential(torch.nn.Flatten(), first, torch.nn.ReLU(), second)
 def broken():
     raise KeyError("no such thing")
 def wrong(shape, classes):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, make_dataclass
 from functools import partial
@@ -139,17 +140,17 @@ def _folder(job: Job) -> Path:
 
 
 def _advise(config: Any, data: Dataset) -> None:
-    """Say where the radius is far from what the field uses on this data set: eps in 0..255, or another set's eps."""
+    """Say where the radius is far from what the field uses on this data set: eps in 0..255, or another set's eps.
+
+    Of a Linf radius wider than the box the threat model itself warns.
+    """
     usual = data.customary.get(config.threat)
-    widest = {
-        "linf": 1.0,
-        "l2": float(torch.tensor(data.shape).prod()) ** 0.5,
-        "l1": float(torch.tensor(data.shape).prod()),
-    }
-    if config.eps > widest[config.threat]:
+    pixels = math.prod(data.shape)
+    widest = {"linf": math.inf, "l2": pixels**0.5, "l1": float(pixels)}[config.threat]
+    if config.eps > widest:
         say(
-            f"warning: eps {config.eps:g} allows every image (pixels are in [0, 1]); did you mean {config.eps:g}/255 = "
-            f"{config.eps / 255:.4g}?"
+            f"warning: {config.threat} eps {config.eps:g} allows every image, whose pixels are in [0, 1]; did you mean "
+            f"{config.eps:g}/255 = {config.eps / 255:.4g}?"
         )
     elif usual is not None and not 0.5 <= config.eps / usual <= 2:
         say(f"note: eps is {config.eps:.4g}; the customary {config.threat} radius on {data.name} is {usual:.4g}")

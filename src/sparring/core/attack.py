@@ -88,7 +88,7 @@ def pgd(
         rng: source of the random starts.
 
     Returns:
-        z `[B, ...]`, allowed by the threat: of all iterates after the start, the one with the highest gain.
+        z `[B, ...]`, allowed by the threat: of the start and all iterates, the one with the highest gain.
 
     Raises:
         DeadStartError: when no example's gradient at the start is above rounding level, as with a KL gain started at
@@ -162,15 +162,14 @@ def _ascend(
 ) -> Tensor:
     if early_stop:
         return _ascend_standing(_judging(gain), x, threat, steps, step_size, random_start, may_be_dead, rng)
-    start = z = threat.sample(x, rng) if random_start else x
-    best, record = start, torch.full((x.shape[0],), -torch.inf, device=x.device)
+    best = z = threat.sample(x, rng) if random_start else x
+    record = torch.full((x.shape[0],), -torch.inf, device=x.device)
     alive = torch.zeros((), dtype=torch.bool, device=x.device)
     for step in range(steps):
         value, gradient = value_and_gradient(gain, z)
         if step == 0:
             alive = _alive(gradient)
-        else:
-            best, record = _better(z, value, best, record)
+        best, record = _better(z, value, best, record)
         z = threat.project(z + step_size * threat.steepest(gradient, z), x)
     with torch.no_grad():
         best, record = _better(z, gain(z), best, record)
@@ -261,10 +260,11 @@ def _judged(gain: JudgingGain, z: Tensor, *, with_gradient: bool) -> tuple[Tenso
 def _alive(gradient: Tensor) -> Tensor:
     """Whether any example's gradient stands above rounding level (of logits of order ten, whose softmax it passed).
 
-    Losses widen half precision to float32, so that is the finest rounding there is to follow.
+    Losses widen half precision to float32, so that is the finest rounding there is to follow. A gradient of NaN is not
+    dead but broken, and left to show in the loss.
     """
     wide = torch.promote_types(gradient.dtype, torch.float32)
-    return (gradient.abs() > 8 * torch.finfo(wide).eps).any()
+    return (~(gradient.abs() <= 8 * torch.finfo(wide).eps)).any()
 
 
 def _refuse_dead(alive: Tensor) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from sparring.core.schedule import SCHEDULES, Progress
 from sparring.core.seeds import derive
 from sparring.core.tools import Tools
 from sparring.engine import checkpoint, cost, record
+from sparring.engine.precision import Autocast
 from sparring.engine.progress import Display
 from sparring.engine.stream import Augment, Source, Stream, hold_out
 from sparring.engine.system import System
@@ -142,17 +144,11 @@ class _Run:
         self.optimizer = training.make_optimizer(self.model.parameters())
         self.schedule = dict(SCHEDULES)[training.schedule]
         self.progress = Progress(0.0)
-        wrapped, optimizer = self.fabric.setup(self.model, self.optimizer)
-        tools = Tools(self.fabric.backward, None, self.rng, self.progress)
-        if training.clip:
-            clip = training.clip
-            tools = Tools(
-                self.fabric.backward,
-                lambda: self.fabric.clip_gradients(wrapped, optimizer, max_norm=clip),
-                self.rng,
-                self.progress,
-            )
-        self.game = job.system.game(job.config, model=wrapped, optimizer=optimizer, tools=tools)
+        parameters = list(self.model.parameters())
+        clip = partial(nn.utils.clip_grad_norm_, parameters, training.clip) if training.clip else None
+        tools = Tools(self.fabric.backward, clip, self.rng, self.progress)
+        played = self._cast(self.model)
+        self.game = job.system.game(job.config, model=played, optimizer=self.optimizer, tools=tools)
 
         self.step, self.seconds = 0, 0.0
         self.epoch_loss, self.epoch_seconds = torch.zeros((), device=device), 0.0
@@ -225,7 +221,7 @@ class _Run:
         entry = {
             "epoch": epoch + 1,
             "loss": self.epoch_loss.item() / self.stream.steps,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self._rate(self.step - 1),
             "seconds": self.epoch_seconds,
             "validation": accuracy,
         }
@@ -243,9 +239,14 @@ class _Run:
     def _tune(self) -> None:
         """The learning rate and the progress of the coming step."""
         self.progress.value = self.step / self.total
-        factor = self.schedule((self.step + 0.5) / self.total)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.job.training.learning_rate * factor
+            group["lr"] = self._rate(self.step)
+
+    def _rate(self, step: int) -> float:
+        return self.job.training.learning_rate * self.schedule((step + 0.5) / self.total)
+
+    def _cast(self, model: nn.Module) -> nn.Module:
+        return Autocast(model, self.fabric.autocast) if self.job.training.precision == "bf16" else model
 
     def _kept(self) -> nn.Module:
         """The model that is validated and kept: the moving average where there is one."""
@@ -313,14 +314,13 @@ class _Run:
         batch = cost.head(self.stream.batch(0, 0))
 
         def scratch() -> tuple[nn.Module, Tools]:
-            return copy.deepcopy(self.model), Tools(rng=self.rng)
+            return self._cast(copy.deepcopy(self.model)), Tools(rng=self.rng)
 
         def ours() -> Game:
             model, tools = scratch()
             return self.job.system.game(self.job.config, model=model, tools=tools)
 
-        with self.fabric.autocast():
-            ratio = cost.step_ratio(ours, lambda: self.job.baseline(*scratch()), batch)
+        ratio = cost.step_ratio(ours, lambda: self.job.baseline(*scratch()), batch)
         self.record["timing"] = {"seconds": self.seconds, **ratio}
 
     @contextmanager
