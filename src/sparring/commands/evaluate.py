@@ -44,8 +44,8 @@ class Flags:
     """Folder that named data sets are looked for in; by default where training found them, or SPARRING_DATA."""
     batch_size: int = 256
     """Images at a time; changes memory, not results."""
-    device: str = "cpu"
-    """Where to run: cpu, cuda, mps."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to run; auto takes an accelerator where there is one."""
     seed: int = 0
     """Of every random start."""
     json: bool = False
@@ -80,7 +80,8 @@ def evaluate_run(folder: Path, flags: Flags, command: str) -> Evaluation:
     config = system.config(**facts["config"])
     if flags.model is not None:
         trust.remember(flags.model)
-    model = runs.load(folder, model=flags.model, weights=flags.weights).to(flags.device)
+    device = _device(flags.device)
+    model = runs.load(folder, model=flags.model, weights=flags.weights).to(device)
     data = runs.load_data(facts, flags.data_root)
     trained = system.threat(config).describe()
     threat = ball(flags.threat or trained["norm"], trained["eps"] if flags.eps is None else flags.eps)
@@ -88,7 +89,7 @@ def evaluate_run(folder: Path, flags: Flags, command: str) -> Evaluation:
     with _progress() as advance:
         result = evaluate(
             model,
-            (x.to(flags.device), y.to(flags.device)),
+            (x.to(device), y.to(device)),
             threat=threat,
             seed=flags.seed,
             batch_size=flags.batch_size,
@@ -105,6 +106,12 @@ def evaluate_run(folder: Path, flags: Flags, command: str) -> Evaluation:
     }
     record.write(folder, facts)
     return result
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Evaluation:
         calibration: `clean` and `attacked`, see `sparring.evaluation.calibration`.
         checks: see `sparring.evaluation.sanity`.
         seconds: wall time.
-        examples: a few verified adversarial inputs, as tensors.
+        examples: a few inputs drawn at random, each with its worst verified z, as tensors.
     """
 
     n: int
@@ -132,7 +132,7 @@ def evaluate(
         calibration=calibrations,
         checks=checks,
         seconds=time.perf_counter() - start,
-        examples=_examples(x, z, y, logits, attacked, worst_right),
+        examples=_examples(x, z, y, logits, attacked, rng),
     )
 
 
@@ -233,12 +233,10 @@ def _worst_input(x: Tensor, exploits: dict[str, Exploit]) -> Tensor:
 
 
 def _examples(
-    x: Tensor, z: Tensor, y: Tensor, logits: Tensor, attacked: Tensor, worst_right: Tensor, count: int = 8
+    x: Tensor, z: Tensor, y: Tensor, logits: Tensor, attacked: Tensor, rng: torch.Generator, count: int = 24
 ) -> dict[str, Tensor]:
-    """The first examples that were right and fell, then the first that stood."""
-    right = logits.argmax(1) == y
-    fell, stood = (right & ~worst_right).nonzero().squeeze(1), worst_right.nonzero().squeeze(1)
-    rows = torch.cat([fell[: max(count // 2, count - len(stood))], stood])[:count]
+    """Examples drawn at random, whatever became of them."""
+    rows = torch.randperm(len(y), generator=rng)[:count].to(y.device)
     before, after = logits[rows].softmax(1).max(1), attacked[rows].softmax(1).max(1)
     chosen = {
         "x": x[rows],

@@ -1,0 +1,80 @@
+"""Robust accuracy that a reader can make again: the digits and the MNIST bars, by the command line a user has.
+
+    python benchmarks/robustness.py digits            # three seeds of standard and pgd-at, about three minutes
+    python benchmarks/robustness.py mnist             # one run within fifteen minutes on two cores; needs SPARRING_DATA
+
+Prints one row per run (worst case per example over FGSM, PGD-20, and PGD-100 with two restarts on cross-entropy and on
+margin, with 95 % Wilson intervals) and the mean and standard error over seeds.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sparring.cli import main as sparring
+
+DIGITS: tuple[str, ...] = ()
+MNIST = (
+    *("--data", "mnist", "--eps", "0.3", "--steps", "5", "--step-size", "0.1", "--eps-warmup", "0.3"),
+    *("--epochs", "14", "--batch-size", "128", "--learning-rate", "2e-3", "--precision", "bf16"),
+    *("--validation", "0.02", "--validation-steps", "20"),
+)
+SETS = {"digits": (("standard", "pgd-at"), DIGITS), "mnist": (("pgd-at",), MNIST)}
+
+
+def measure(folder: Path, system: str, flags: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """Train and evaluate one run, and return its record with the wall time of both."""
+    start = time.perf_counter()
+    assert sparring(["train", system, *flags, "--seed", str(seed), "--run", str(folder)]) == 0
+    trained = time.perf_counter() - start
+    assert sparring(["evaluate", str(folder)]) == 0
+    record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    return {**record, "wall": (trained, time.perf_counter() - start - trained)}
+
+
+def percent(row: dict[str, Any]) -> str:
+    return f"{100 * row['accuracy']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+
+
+def mean(values: list[float]) -> str:
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{100 * statistics.mean(values):.1f} % (standard error {100 * error:.1f}, n = {len(values)} seeds)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=sorted(SETS))
+    parser.add_argument("--seeds", type=int, default=None, help="runs of each system (digits 3, mnist 1)")
+    parser.add_argument("--out", type=Path, default=Path("runs/robustness"))
+    arguments = parser.parse_args()
+    systems, flags = SETS[arguments.set]
+    seeds = arguments.seeds or (3 if arguments.set == "digits" else 1)
+    print(f"command: python {shlex.join(sys.argv)}")
+    print("| system | seed | clean | worst case | n | train s | evaluate s | times a standard step |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    totals = []
+    for system in systems:
+        rows = []
+        for seed in range(seeds):
+            folder = arguments.out / f"{arguments.set}-{system}-{seed}"
+            record = measure(folder, system, flags, seed)
+            results = record["evaluation"]["results"]
+            rows.append(results)
+            ratio, (train, evaluate) = record["timing"]["step_ratio"], record["wall"]
+            cells = [system, seed, percent(results["clean"]), percent(results["worst"]), record["evaluation"]["n"]]
+            print(
+                "|", " | ".join(map(str, [*cells, f"{train:.0f}", f"{evaluate:.0f}", f"{ratio:.1f}"])), "|", flush=True
+            )
+        clean, worst = ([row[name]["accuracy"] for row in rows] for name in ("clean", "worst"))
+        totals.append(f"{system}: clean {mean(clean)}, worst case {mean(worst)}")
+    print("\n".join(totals))
+    print(f"hardware: {json.dumps(record['hardware'])}; versions: {json.dumps(record['versions'])}")
+
+
+if __name__ == "__main__":
+    main()
