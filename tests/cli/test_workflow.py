@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from PIL import Image
 
 import sparring
 from sparring.cli import main
+from sparring.commands.train import flags_of
+from sparring.engine.training import Training
+from sparring.systems import find
 
 QUICK = ["--epochs", "2", "--examples", "200", "--steps", "2", "--validation-steps", "2", "--device", "cpu"]
 
@@ -104,6 +108,20 @@ def test_the_help_of_a_system_is_its_card(capsys: pytest.CaptureFixture[str]) ->
     out = re.sub(r"\s+", " ", capsys.readouterr().out)
     for words in ("min_theta", "Madry", "--eps", "8/255", "--steps", "--data-root"):
         assert words in out
+
+
+def test_radius_and_recipe_start_from_the_data_set_and_flags_override_them() -> None:
+    def chosen(*arguments: str) -> Any:
+        return flags_of(find("pgd-at"), arguments)
+
+    digits, cifar, l2 = chosen(), chosen("--data", "cifar10"), chosen("--data=cifar10", "--threat", "l2")
+    assert (digits.config.eps, digits.training.learning_rate) == (0.15, 8e-3)
+    assert (cifar.config.eps, cifar.training.optimizer, cifar.training.augment) == (8 / 255, "sgd", "pad-crop-flip")
+    assert (l2.config.threat, l2.config.eps) == ("l2", 0.5)
+    own = chosen("--data", "cifar10", "--eps", "4/255", "--learning-rate", "0.05", "--optimizer", "adamw")
+    assert (own.config.eps, own.training.learning_rate, own.training.optimizer) == (4 / 255, 0.05, "adamw")
+    assert own.training.weight_decay == 5e-4
+    assert chosen("--data", "some/folder").training == Training()
 
 
 def test_by_default_a_run_gets_a_new_folder_under_runs(

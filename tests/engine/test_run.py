@@ -226,7 +226,7 @@ def test_a_full_disk_leaves_the_previous_files_whole(tmp_path: Path) -> None:
 def test_learning_rate_follows_the_schedule_and_gradients_are_clipped(tmp_path: Path) -> None:
     facts = train(job(epochs=4, schedule="piecewise", clip=1e-3), tmp_path / "run")
     rates = [entry["learning_rate"] for entry in facts["history"]]
-    assert rates == pytest.approx([8e-3, 8e-3, 8e-4, 8e-5])
+    assert rates == pytest.approx([2e-3, 2e-3, 2e-4, 2e-5])
 
 
 def test_the_moving_average_is_what_is_kept(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, make_dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from torch import nn
 
 from sparring import runs, systems, trust
 from sparring.commands.flags import RUNS, new_folder, parse, say
+from sparring.commands.recipes import starting_point
 from sparring.core.game import Game
 from sparring.core.tools import Tools
 from sparring.domains.image import data as image_data
@@ -63,17 +65,19 @@ def run(arguments: Sequence[str]) -> int:
 
 def flags_of(system: System, arguments: Sequence[str]) -> Any:
     """The command line as a record of `where`, the system's `config` and `training`, whose fields are the flags."""
+    config, training = starting_point(system.config(), system.training, arguments)
     omit = tyro.conf.OmitArgPrefixes
     flags = make_dataclass(
         "Flags",
         [
             ("where", Annotated[Where, omit], field(default_factory=Where)),
-            ("config", Annotated[system.config, omit], field(default_factory=system.config)),
-            ("training", Annotated[Training, omit], field(default=system.training)),
+            ("config", Annotated[system.config, omit], field(default=config)),
+            ("training", Annotated[Training, omit], field(default=training)),
         ],
         frozen=True,
     )
-    return parse(flags, arguments, prog=f"sparring train {system.name}", description=system.card)
+    card = re.sub(r"\n(?=\S)", "\n\n", system.card)  # a heading is a paragraph of its own
+    return parse(flags, arguments, prog=f"sparring train {system.name}", description=card)
 
 
 def train_run(system: System, config: Any, training: Training, where: Where, command: str) -> Path:

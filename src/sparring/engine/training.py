@@ -11,15 +11,15 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is optimised. The defaults fit the embedded digits and a small network on a laptop."""
+    """How a model is optimised. The defaults suit a small network and a few thousand images."""
 
-    epochs: int = 60
+    epochs: int = 30
     """Passes over the training examples."""
     batch_size: int = 64
     """Examples per step."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """sgd has Nesterov momentum 0.9; adamw decouples its weight decay."""
-    learning_rate: float = 8e-3
+    learning_rate: float = 2e-3
     """Peak learning rate; for sgd on CIFAR 0.1 is customary."""
     weight_decay: float = 1e-4
     """L2 penalty (sgd) or decoupled decay (adamw); for sgd on CIFAR 5e-4 is customary."""

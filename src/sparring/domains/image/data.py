@@ -104,6 +104,13 @@ _PUBLISHED: dict[str, _Published] = {
 }
 
 
+def customary(name: str) -> Mapping[str, float]:
+    """The radius that the field uses on a named data set, per norm; empty where there is no custom."""
+    if name == "digits":
+        return {"linf": 0.15}
+    return _PUBLISHED[name].customary if name in _PUBLISHED else {}
+
+
 def load(name: str, root: str | Path | None = None, size: int | None = None) -> Dataset:
     """A data set by name or path.
 
@@ -120,7 +127,7 @@ def load(name: str, root: str | Path | None = None, size: int | None = None) -> 
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise DataError(f"The 'size' parameter must be None or an int in the range [1, inf). Got {size!r} instead.")
     if name == "digits":
-        data = assemble(name, _digits(), {"linf": 0.15})
+        data = assemble(name, _digits(), customary(name))
     elif name in _PUBLISHED:
         data = _published(name, _PUBLISHED[name], root, size)
     elif name.startswith("hf:"):
