@@ -31,7 +31,10 @@ def on_meta(spec, *arguments):
 @pytest.mark.parametrize(
     ("spec", "published"),
     [
-        ("preact-resnet18", 11_171_146),  # github.com/kuangliu/pytorch-cifar, as tabled in several replications
+        (
+            "preact-resnet18",
+            11_171_146 + 2 * 512,
+        ),  # the count of github.com/kuangliu/pytorch-cifar, which has no last BN
         ("wrn-28-10", 36_479_194),  # Zagoruyko & Komodakis 2016, table 4: 36.5 M; exactly in github.com/osmr/imgclsmob
         ("wrn-16-10", 17_116_634),  # osmr/imgclsmob
         ("wrn-40-8", 35_748_314),  # osmr/imgclsmob; the paper's table 4: 35.7 M
@@ -39,6 +42,21 @@ def on_meta(spec, *arguments):
 )
 def test_parameters_are_as_many_as_published(spec, published):
     assert on_meta(spec, *CIFAR) == published
+
+
+@pytest.mark.parametrize("spec", ["preact-resnet18", "wrn-10-2"])
+def test_a_residual_network_takes_the_customary_learning_rate_from_its_first_step(spec):
+    """SGD at 0.1 with momentum: without a BatchNorm after the last block the loss is in the thousands by step five."""
+    torch.manual_seed(0)
+    model = build(spec, (3, 16, 16), 10, (0.5,) * 3, (0.25,) * 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    for _ in range(6):
+        x, y = torch.rand(16, 3, 16, 16), torch.randint(0, 10, (16,))
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 20
 
 
 def test_small_conv_is_small_and_has_no_batch_norm():

@@ -87,24 +87,19 @@ def crosses(challenges: tuple[Challenge, ...], threat: Threat) -> Check:
 
 def eps_monotone(rights: Sequence[Tensor]) -> Check:
     """A larger eps never raises accuracy; `rights` are bool tensors `[N]` on the same examples, eps rising."""
-    rise, finding = _rise(rights)
-    return check(
-        "eps-monotone",
-        not finding,
-        f"largest rise between neighbouring eps: {rise:.1%}",
-        "A larger ball holds the smaller one, so the attack is failing at the larger eps: the gradient is masked.",
-    )
+    advice = "A larger ball holds the smaller one, so the attack fails at the larger eps: the gradient is masked."
+    return _monotone("eps-monotone", "eps", rights, advice)
 
 
 def steps_monotone(rights: Sequence[Tensor]) -> Check:
     """More steps never weaken the attack; `rights` are bool tensors `[N]` on the same examples, steps rising."""
+    advice = "From the same start with the same step size, more steps can only help: the model answers at random."
+    return _monotone("steps-monotone", "step counts", rights, advice)
+
+
+def _monotone(name: str, along: str, rights: Sequence[Tensor], advice: str) -> Check:
     rise, finding = _rise(rights)
-    return check(
-        "steps-monotone",
-        not finding,
-        f"largest rise between neighbouring step counts: {rise:.1%}",
-        "From the same start with the same step size, more steps can only help: the model answers at random.",
-    )
+    return check(name, not finding, f"largest rise between neighbouring {along}: {rise:.1%}", advice)
 
 
 def _rise(rights: Sequence[Tensor]) -> tuple[float, bool]:
