@@ -223,6 +223,14 @@ def test_a_broken_record_is_named(workplace: Path, capsys: pytest.CaptureFixture
     assert "record.json is not valid JSON" in refused(["evaluate", "one"], capsys)
 
 
+def test_a_record_of_another_version_is_refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "pgd-at", *QUICK, "--run", "one"]) == 0
+    facts = json.loads((workplace / "one/record.json").read_text())
+    facts["config"]["gone"] = 1
+    (workplace / "one/record.json").write_text(json.dumps(facts))
+    assert "has a config that pgd-at does not take" in refused(["evaluate", "one"], capsys)
+
+
 def test_data_that_changed_since_training_is_noticed(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     x, y = good()
     npz(workplace / "own.npz", x, y)

@@ -15,6 +15,7 @@ from PIL import Image
 
 import sparring
 from sparring.cli import main
+from sparring.commands.evaluate import _drawn
 from sparring.commands.train import flags_of
 from sparring.engine.training import Training
 from sparring.systems import find
@@ -64,6 +65,16 @@ def test_the_report_is_written_for_one_run_and_for_several(run: Path, tmp_path: 
         assert "worst" in (folder / "report.md").read_text().lower()
         assert json.loads((folder / "report.json").read_text())["runs"]
         assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_the_test_images_are_drawn_by_the_seed_not_taken_from_the_front() -> None:
+    rows = _drawn(450, 60, 0)
+    assert torch.equal(rows, _drawn(450, 60, 0))
+    assert not torch.equal(rows, _drawn(450, 60, 1))
+    assert len(rows.unique()) == 60
+    assert rows.max() > 300
+    assert torch.equal(_drawn(450, 0, 0), torch.arange(450))
+    assert torch.equal(_drawn(450, 1000, 0), torch.arange(450))
 
 
 def test_load_gives_the_trained_model_back(run: Path) -> None:

@@ -1,11 +1,11 @@
 """`sparring evaluate RUN`: measure how robust a trained run is, on the test set, and write it into its record."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -14,10 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import save
 
 from sparring import runs, systems, trust
-from sparring.commands.flags import parse
+from sparring.commands.flags import parse, say
+from sparring.core.seeds import derive
 from sparring.core.threat import ball
 from sparring.engine import checkpoint, record
-from sparring.evaluation.evaluate import Evaluation, evaluate
+from sparring.evaluation.evaluate import Advance, Evaluation, evaluate
 
 EXAMPLES = "examples.safetensors"
 
@@ -31,7 +32,7 @@ class Flags:
     run: Path | None = None
     """The run folder, as a flag."""
     examples: int = 1000
-    """Test images to use, from the first; 0 uses all."""
+    """Test images to use, drawn by the seed; 0 uses all."""
     threat: Literal["linf", "l2", "l1"] | None = None
     """Norm of the ball; by default the one the run trained against."""
     eps: float | None = None
@@ -77,7 +78,12 @@ def evaluate_run(folder: Path, flags: Flags, command: str) -> Evaluation:
             f"The 'examples' parameter must be an int in the range [0, inf). Got {flags.examples} instead."
         )
     system = systems.find(facts["system"])
-    config = system.config(**facts["config"])
+    try:
+        config = system.config(**facts["config"])
+    except TypeError as error:
+        raise record.RecordError(
+            f"{folder / record.FILE} has a config that {system.name} does not take: {error}."
+        ) from error
     if flags.model is not None:
         trust.remember(flags.model)
     device = _device(flags.device)
@@ -85,7 +91,8 @@ def evaluate_run(folder: Path, flags: Flags, command: str) -> Evaluation:
     data = runs.load_data(facts, flags.data_root)
     trained = system.threat(config).describe()
     threat = ball(flags.threat or trained["norm"], trained["eps"] if flags.eps is None else flags.eps)
-    x, y = data.test.take(torch.arange(min(flags.examples or len(data.test), len(data.test))))
+    x, y = data.test.take(_drawn(len(data.test), flags.examples, flags.seed))
+    say(f"evaluating {len(y)} test images of {data.name} on {device}")
     with _progress() as advance:
         result = evaluate(
             model,
@@ -108,6 +115,14 @@ def evaluate_run(folder: Path, flags: Flags, command: str) -> Evaluation:
     return result
 
 
+def _drawn(total: int, count: int, seed: int) -> torch.Tensor:
+    """Rows of the test set in their order: the first ones would be one class in a folder sorted by class."""
+    if not 0 < count < total:
+        return torch.arange(total)
+    chance = torch.Generator().manual_seed(derive(seed, "test images"))
+    return torch.randperm(total, generator=chance)[:count].sort().values
+
+
 def _device(name: str) -> str:
     if name != "auto":
         return name
@@ -115,7 +130,7 @@ def _device(name: str) -> str:
 
 
 @contextmanager
-def _progress() -> Any:
+def _progress() -> Iterator[Advance]:
     """A bar on stderr, where it is a terminal."""
     console = Console(stderr=True)
     bar = Progress(
@@ -133,6 +148,5 @@ def _progress() -> Any:
     def advance(stage: str, done: int, total: int) -> None:
         bar.update(task, completed=done, total=total, description=stage)
 
-    step: Callable[[str, int, int], None] = advance
     with bar:
-        yield step
+        yield advance

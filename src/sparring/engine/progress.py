@@ -63,6 +63,12 @@ class Display:
             note=f"loss {loss.item():.3f}{self._accuracy}",
         )
 
+    def say(self, text: str) -> None:
+        """What is done between the last epoch and the end."""
+        self._bar.update(self._task, description=text)
+        if not self._live:
+            print(text, file=sys.stderr, flush=True)
+
     def epoch(self, entry: dict[str, Any]) -> None:
         """An epoch done, with its history entry."""
         clean, robust = entry["validation"]["clean"], entry["validation"]["robust"]

@@ -127,11 +127,13 @@ class _Run:
         device = self.fabric.device
         self.rng = torch.Generator(device)
         train_rows, self.held_out = hold_out(job.source.y, training.validation, job.seed)
-        if training.examples:
-            order = torch.randperm(
-                len(train_rows), generator=torch.Generator().manual_seed(derive(job.seed, "examples"))
+        if 0 < training.examples < len(train_rows):
+            held_out = max(1, round(len(self.held_out) * training.examples / len(train_rows)))
+            chance = torch.Generator().manual_seed(derive(job.seed, "examples"))
+            train_rows, self.held_out = (
+                rows[torch.randperm(len(rows), generator=chance)[:count]]
+                for rows, count in ((train_rows, training.examples), (self.held_out, held_out))
             )
-            train_rows = train_rows[order[: training.examples]]
         self.stream = Stream(job.source, train_rows, training.batch_size, job.seed, self.rng, job.augment)
         self.total = training.epochs * self.stream.steps
 
@@ -167,7 +169,8 @@ class _Run:
                     self._epoch(display)
             except DeadStartError:
                 self._diverged(self.step, "The attack's gradient vanished")
-        self._price()
+            display.say("timing a step against standard training")
+            self._price()
         checkpoint.save_weights(self.folder / LAST, self._kept().state_dict())
         self.record["status"] = "done"
         record.write(self.folder, self.record)

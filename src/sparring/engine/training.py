@@ -36,7 +36,7 @@ class Training:
     validation_steps: int = 10
     """PGD steps of the validation attack."""
     examples: int = 0
-    """Use only this many training examples (chosen by the seed); 0 uses all."""
+    """Use only this many training examples, chosen by the seed, and as much less to validate on; 0 uses all."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run; auto takes an accelerator where there is one."""
     precision: Literal["32", "bf16"] = "32"

@@ -19,7 +19,8 @@ Departs from the papers in
     The inner maximisation is PGD by default, theirs is one step; eps is fixed, not drawn per example; with "sum" the
     clean and the adversarial inputs go through the network one after the other, so BatchNorm sees two batches.
 Claim
-    Clean accuracy between standard training's and PGD-AT's, at a worst-case accuracy between theirs.
+    Keeps more clean accuracy than PGD-AT, at less worst-case accuracy. On the embedded digits only the second half
+    holds: PGD-AT loses no clean accuracy there, so there is none to win back (docs/results.md).
 """
 
 from dataclasses import dataclass

@@ -89,8 +89,8 @@ def small_conv(shape: Shape, classes: int, mean: Sequence[float], std: Sequence[
 def preact_resnet18(shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
     """The pre-activation ResNet-18 for small images: a 3x3 stem and four stages of two blocks, 64 to 512 channels.
 
-    He et al., "Identity mappings in deep residual networks", 2016, with the BatchNorm and ReLU that the paper puts after
-    the last block: without them the head reads an unnormalised sum of all blocks, and SGD at the customary 0.1 diverges.
+    He et al., "Identity mappings in deep residual networks", 2016, with the BatchNorm and ReLU that the paper puts
+    after the last block: without them the head reads an unnormalised sum of all blocks, and SGD at 0.1 diverges.
     """
     C, _, _ = _checked(shape, classes, mean)
     widths = (64, 64, 128, 256, 512)
