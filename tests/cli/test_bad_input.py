@@ -250,6 +250,12 @@ def test_a_loss_that_is_not_a_number_exits_with_one(workplace: Path, capsys: pyt
     assert "The loss became NaN or infinite at step 1" in said
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(["train", "pgd-at", "--epochs", "1", "--device", "cuda", "--run", "one"], capsys)
+    assert "'device' parameter must be a device that is there" in said
+
+
 def test_a_failed_check_is_fatal_when_asked(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (workplace / "hidden.py").write_text(
         "import torch\nclass M(torch.nn.Module):\n"

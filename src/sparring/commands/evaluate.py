@@ -1,6 +1,7 @@
 """`sparring evaluate RUN`: measure how robust a trained run is, on the test set, and write it into its record."""
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from sparring.commands.flags import parse, say
 from sparring.core.seeds import derive
 from sparring.core.threat import ball
 from sparring.engine import checkpoint, record
+from sparring.engine.device import resolve
 from sparring.evaluation.evaluate import Advance, Evaluation, evaluate
 
 EXAMPLES = "examples.safetensors"
@@ -45,8 +47,8 @@ class Flags:
     """Folder that named data sets are looked for in; by default where training found them, or SPARRING_DATA."""
     batch_size: int = 256
     """Images at a time; changes memory, not results."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to run; auto takes an accelerator where there is one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; auto takes a GPU where there is one."""
     seed: int = 0
     """Of every random start."""
     json: bool = False
@@ -61,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     folder = flags.folder or flags.run
     if folder is None or (flags.folder and flags.run and flags.folder != flags.run):
         raise ValueError("evaluate needs one run folder: sparring evaluate RUN, or --run RUN.")
-    result = evaluate_run(folder, flags, " ".join(["sparring evaluate", *arguments]))
+    result = evaluate_run(folder, flags, shlex.join(["sparring", "evaluate", *arguments]))
     if flags.json:
         print(json.dumps(result.as_dict(), allow_nan=False))
     else:
@@ -86,7 +88,7 @@ def evaluate_run(folder: Path, flags: Flags, command: str) -> Evaluation:
         ) from error
     if flags.model is not None:
         trust.remember(flags.model)
-    device = _device(flags.device)
+    device = resolve(flags.device)
     model = runs.load(folder, model=flags.model, weights=flags.weights).to(device)
     data = runs.load_data(facts, flags.data_root)
     trained = system.threat(config).describe()
@@ -121,12 +123,6 @@ def _drawn(total: int, count: int, seed: int) -> torch.Tensor:
         return torch.arange(total)
     chance = torch.Generator().manual_seed(derive(seed, "test images"))
     return torch.randperm(total, generator=chance)[:count].sort().values
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 @contextmanager

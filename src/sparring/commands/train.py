@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, make_dataclass
 from functools import partial
@@ -58,7 +59,9 @@ def run(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     system = systems.find(arguments[0])
     chosen = flags_of(system, arguments[1:])
-    folder = train_run(system, chosen.config, chosen.training, chosen.where, " ".join(["sparring train", *arguments]))
+    folder = train_run(
+        system, chosen.config, chosen.training, chosen.where, shlex.join(["sparring", "train", *arguments])
+    )
     print(folder)
     return 0
 

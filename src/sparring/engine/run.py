@@ -26,6 +26,7 @@ from sparring.core.schedule import SCHEDULES, Progress
 from sparring.core.seeds import derive
 from sparring.core.tools import Tools
 from sparring.engine import checkpoint, cost, record
+from sparring.engine.device import resolve
 from sparring.engine.precision import Autocast
 from sparring.engine.progress import Display
 from sparring.engine.stream import Augment, Source, Stream, hold_out
@@ -123,7 +124,7 @@ class _Run:
         self.checkpoint_seconds = checkpoint_seconds
         training = job.training
         precision = "bf16-mixed" if training.precision == "bf16" else "32-true"
-        self.fabric = Fabric(accelerator=training.device, devices=1, precision=precision)  # type: ignore[arg-type]
+        self.fabric = Fabric(accelerator=resolve(training.device), devices=1, precision=precision)  # type: ignore[arg-type]
         device = self.fabric.device
         self.rng = torch.Generator(device)
         train_rows, self.held_out = hold_out(job.source.y, training.validation, job.seed)

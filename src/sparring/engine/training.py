@@ -37,8 +37,8 @@ class Training:
     """PGD steps of the validation attack."""
     examples: int = 0
     """Use only this many training examples, chosen by the seed, and as much less to validate on; 0 uses all."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to run; auto takes an accelerator where there is one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; auto takes a GPU where there is one."""
     precision: Literal["32", "bf16"] = "32"
     """float32, or bfloat16 autocast in training. Evaluation is always in float32."""
 
