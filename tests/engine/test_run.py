@@ -40,7 +40,8 @@ except InterruptedRunError as stop:
 
 def start(folder: Path, **training: object) -> "subprocess.Popen[str]":
     arguments = [sys.executable, "-c", CHILD, str(folder), json.dumps(training)]
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -80,6 +81,21 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_robust_validation_accur
     checkpoint.load_weights(finished / BEST, model)
     checkpoint.load_weights(finished / LAST, model)
     assert not (finished / STATE).exists()
+
+
+def test_robust_accuracy_chooses_and_clean_accuracy_only_breaks_a_tie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([(0.9, 0.3), (0.8, 0.5), (0.85, 0.5), (0.99, 0.4)])
+
+    def validate(*_: object, **__: object) -> dict[str, float]:
+        clean, robust = next(accuracies)
+        return {"clean": clean, "robust": robust, "n": 100}
+
+    monkeypatch.setattr("sparring.engine.run.validate", validate)
+    facts = train(job(epochs=4), tmp_path / "run")
+    assert facts["best"] == {"epoch": 3, "clean": 0.85, "robust": 0.5}
+    assert not same_weights(tmp_path / "run" / BEST, tmp_path / "run" / LAST)
 
 
 def test_a_finished_run_is_not_run_again(finished: Path) -> None:
@@ -136,6 +152,18 @@ def test_a_signal_saves_and_exits_and_the_run_continues_to_the_same_end(tmp_path
     assert record.read(tmp_path / "stopped")["status"] == "interrupted"
     train(job(epochs=6), tmp_path / "stopped")
     assert same_weights(tmp_path / "whole" / LAST, tmp_path / "stopped" / LAST)
+
+
+def test_a_second_signal_acts_at_once(tmp_path: Path) -> None:
+    class Impatient(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().forward(x)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job(model=Impatient), tmp_path / "run")
 
 
 def test_a_folder_with_another_configuration_is_refused_with_what_differs(finished: Path) -> None:
