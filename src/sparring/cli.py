@@ -6,6 +6,8 @@ Exit codes: 0 done; 1 a measured failure (the loss became NaN, or a failed check
 
 import difflib
 import importlib
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -65,6 +67,9 @@ def _run(name: str, arguments: list[str]) -> int:
             warnings.showwarning = _warn
             warnings.filterwarnings("once", message="The 'eps' parameter")  # a threat is made more than once in a run
             code: int = importlib.import_module(f"sparring.commands.{module}").run(arguments)
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError, ImportError) as error:
         return _fail(str(error))
     except RuntimeError as error:

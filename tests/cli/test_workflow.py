@@ -113,6 +113,14 @@ def test_every_command_explains_itself_and_takes_run_and_seed(command: str, caps
     assert "--seed" in out
 
 
+def test_a_reader_that_has_seen_enough_gets_no_complaint() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m sparring train pgd-at --help | head -1", shell=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("usage: sparring train pgd-at")
+    assert done.stderr == ""
+
+
 def test_the_help_of_a_system_is_its_card(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "pgd-at", "--help"])

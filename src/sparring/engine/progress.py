@@ -65,7 +65,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """What is done between the last epoch and the end."""
-        self._bar.update(self._task, description=text)
+        self._bar.update(self._task, completed=self._done + self._steps, description=text)
         if not self._live:
             print(text, file=sys.stderr, flush=True)
 
