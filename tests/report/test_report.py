@@ -233,7 +233,9 @@ def test_every_key_may_be_missing_or_of_the_wrong_type(tmp_path: Path) -> None:
     broken = [complete | {key: next(wrong)} for key in complete if key != "format"]
     broken += [complete | {"evaluation": evaluation | {key: next(wrong)}} for key in evaluation]
     for i, content in enumerate(broken):
-        report.write([write_run(tmp_path / str(i), content)], tmp_path / "out")
+        html, markdown, _ = pages([write_run(tmp_path / str(i), content)], tmp_path / "out")
+        assert "What was not measured" in html, content
+        assert "What was not measured" in markdown, content
 
 
 def test_a_diverged_run_is_valid_json_and_says_so(tmp_path: Path) -> None:
