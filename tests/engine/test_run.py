@@ -154,6 +154,30 @@ def test_a_signal_saves_and_exits_and_the_run_continues_to_the_same_end(tmp_path
     assert same_weights(tmp_path / "whole" / LAST, tmp_path / "stopped" / LAST)
 
 
+@pytest.mark.parametrize("at", [4, 5, 6])
+def test_stopped_around_the_end_of_an_epoch_a_run_still_closes_it(tmp_path: Path, at: int) -> None:
+    """Five steps an epoch: stopped in its last step, the epoch is validated before the run stops, not forgotten."""
+    seen = []
+
+    class Stopping(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                seen.append(1)
+                if len(seen) == at:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return super().forward(x)
+
+    train(job(), tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        train(job(model=Stopping), tmp_path / "stopped", checkpoint_seconds=0.0)
+    train(job(), tmp_path / "stopped")
+    whole, stopped = record.read(tmp_path / "whole"), record.read(tmp_path / "stopped")
+    assert [{**e, "seconds": 0} for e in whole["history"]] == [{**e, "seconds": 0} for e in stopped["history"]]
+    assert whole["best"] == stopped["best"]
+    for name in (BEST, LAST):
+        assert same_weights(tmp_path / "whole" / name, tmp_path / "stopped" / name)
+
+
 def test_a_second_signal_acts_at_once(tmp_path: Path) -> None:
     class Impatient(Net):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -197,17 +197,24 @@ class _Run:
             self.epoch_seconds += now - before
             before = now
             display.step(loss)
-            if len(recent) == every or self.step % self.stream.steps == 0 or self.stop is not None:
+            last = self.step % self.stream.steps == 0
+            if len(recent) == every or last or self.stop is not None:
                 self._check(checked, recent)
                 checked, recent = self.step, []
-                if self.stop is not None or now - saved > self.checkpoint_seconds:
+                # Never at the last step of an epoch: a run resumed there would not know that the epoch is still open.
+                if not last and (self.stop is not None or now - saved > self.checkpoint_seconds):
                     self._save()
                     saved = now
-                if self.stop is not None:
-                    self.record["status"] = "interrupted"
-                    record.write(self.folder, self.record)
-                    raise InterruptedRunError(self.folder, self.stop)
+                    self._heed()
         self._close_epoch(epoch, display)
+        self._heed()
+
+    def _heed(self) -> None:
+        """Stop here, right after a save, where a signal asked for it."""
+        if self.stop is not None:
+            self.record["status"] = "interrupted"
+            record.write(self.folder, self.record)
+            raise InterruptedRunError(self.folder, self.stop)
 
     def _close_epoch(self, epoch: int, display: Display) -> None:
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
