@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparring.core.attack import pgd
+from sparring.core.pgd import pgd
 from sparring.core.gain import ClassifierGain
 from sparring.core.gradient import frozen
 from sparring.core.payoff import cross_entropy

@@ -12,14 +12,26 @@ SOURCE = Path(__file__).parent.parent / "src" / "sparring"
 
 MAY_IMPORT = {
     "core": {"core"},
+    "attacks": {"core", "attacks"},
     "engine": {"core", "engine"},
-    "evaluation": {"core", "evaluation"},
-    "domains": {"core", "domains"},
+    "evaluation": {"core", "attacks", "evaluation"},
+    "domains": {"core", "attacks", "domains"},
     "report": {"core", "engine", "evaluation", "domains", "report"},
-    "systems": {"core", "engine", "evaluation", "domains", "systems"},
+    "systems": {"core", "attacks", "engine", "evaluation", "domains", "systems"},
     "trust": set(),
     "runs": {"core", "engine", "domains", "trust"},
-    "commands": {"core", "engine", "evaluation", "domains", "systems", "report", "runs", "trust", "commands"},
+    "commands": {
+        "core",
+        "attacks",
+        "engine",
+        "evaluation",
+        "domains",
+        "systems",
+        "report",
+        "runs",
+        "trust",
+        "commands",
+    },
     "cli": {"engine", "commands"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparring import systems as systems
     from sparring.core.attack import best_of as best_of
-    from sparring.core.attack import fgsm as fgsm
-    from sparring.core.attack import pgd as pgd
     from sparring.core.attack import restarts as restarts
     from sparring.core.compose import Intersection as Intersection
     from sparring.core.compose import Masked as Masked
     from sparring.core.compose import Union as Union
     from sparring.core.game import Game as Game
     from sparring.core.game import play as play
+    from sparring.core.pgd import fgsm as fgsm
+    from sparring.core.pgd import pgd as pgd
     from sparring.core.threat import L1 as L1
     from sparring.core.threat import L2 as L2
     from sparring.core.threat import Linf as Linf
@@ -37,9 +37,9 @@ _HOME = {
     "Union": "sparring.core.compose",
     "best_of": "sparring.core.attack",
     "evaluate": "sparring.evaluation.evaluate",
-    "fgsm": "sparring.core.attack",
+    "fgsm": "sparring.core.pgd",
     "load": "sparring.runs",
-    "pgd": "sparring.core.attack",
+    "pgd": "sparring.core.pgd",
     "play": "sparring.core.game",
     "restarts": "sparring.core.attack",
     "systems": "sparring",

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparring.core.attack import Attack, DeadStartError, best_of, each_member, fgsm, pgd, restarts
+from sparring.core.attack import Attack, best_of, each_member, restarts
 from sparring.core.compose import Intersection, Masked, Union
 from sparring.core.gain import ClassifierGain
 from sparring.core.gradient import frozen
 from sparring.core.payoff import cross_entropy, kl, margin, of_model
+from sparring.core.pgd import fgsm, pgd
 from sparring.core.players import Attacker
+from sparring.core.standing import DeadStartError
 from sparring.core.threat import L1, L2, Linf, Threat, norm
 
 INF = math.inf
@@ -395,7 +397,7 @@ def test_early_stop_needs_a_gain_that_judges(task: Task) -> None:
         partial(pgd, early_stop=True, restarts=2),
         best_of(fgsm, early_stop=True),
     ):
-        with pytest.raises(TypeError, match=r"early_stop=True needs a gain with 'judge' and 'take'.*Got function"):
+        with pytest.raises(TypeError, match=r"early_stop=True.*needs a gain with 'judge' and 'take'.*Got function"):
             attack(blind, task.x, Linf(0.1))
 
 

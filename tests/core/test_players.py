@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparring.core.attack import pgd
 from sparring.core.game import Adversary, Batch, Game, play
 from sparring.core.payoff import cross_entropy, margin, of_model
+from sparring.core.pgd import pgd
 from sparring.core.players import Attacker, Critic, Curriculum, Descent, Fixed, Joint, Mixture, Nature
 from sparring.core.schedule import Progress, ramp
 from sparring.core.threat import Linf

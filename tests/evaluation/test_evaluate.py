@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import sparring
-from sparring.core.attack import DeadStartError
 from sparring.core.payoff import cross_entropy
+from sparring.core.standing import DeadStartError
 from sparring.core.threat import L1, L2, Linf
 from sparring.evaluation import sanity
 from sparring.evaluation.evaluate import evaluate

@@ -3,8 +3,9 @@
 from functools import partial
 from typing import Protocol
 
-from sparring.core.attack import Attack, fgsm, pgd
+from sparring.core.attack import Attack
 from sparring.core.game import Adversary, Payoff
+from sparring.core.pgd import fgsm, pgd
 from sparring.core.players import Attacker, Curriculum
 from sparring.core.schedule import ramp
 from sparring.core.threat import Threat, ball

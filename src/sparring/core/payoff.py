@@ -16,6 +16,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """`loss(logits [B, K], y [B]) -> [B]`."""
 
 
+TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`loss(logits [B, K], y [B], target [B]) -> [B]`: high where the target beats y."""
+
+
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """-log softmax(logits)_y. In [0, inf); its gradient vanishes when the model is confident and right."""
     return F.cross_entropy(_wide(logits), y, reduction="none")
@@ -31,6 +35,26 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     own = logits.gather(1, y[:, None]).squeeze(1)
     others = logits.scatter(1, y[:, None], -torch.inf)
     return others.amax(dim=1) - own
+
+
+def margin_towards(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """logits_target - logits_y: positive when the target is ahead of the true class."""
+    logits = _wide(logits)
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+
+def dlr_towards(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The margin towards the target divided by (largest - mean of third and fourth largest logit).
+
+    Croce & Hein, "Reliable evaluation of adversarial robustness", 2020, eq. 7. Raises ValueError with fewer than four
+    classes.
+    """
+    if logits.shape[1] < 4:
+        raise ValueError(
+            f"'dlr_towards' needs logits of at least 4 classes. Got {logits.shape[1]}; use 'margin_towards' instead."
+        )
+    top = _wide(logits).topk(4, dim=1).values
+    return margin_towards(logits, y, target) / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:

@@ -14,6 +14,9 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from sparring.core.budget import fill, steepest_first
+from sparring.core.standing import per_example
+
 
 class Threat(Protocol):
     """What the adversary may do to x."""
@@ -52,6 +55,23 @@ class Threat(Protocol):
         ...
 
 
+class Metric(Threat, Protocol):
+    """A ball whose radius may be asked about: what minimal-norm attacks need. `radius` is a number or `[B]`."""
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:
+        """The norm of z - x, `[B]`."""
+        ...
+
+    def within(self, z: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
+        """The nearest point to z inside the box and at most `radius` from x: `project` for any radius."""
+        ...
+
+    def reach(self, normal: Tensor, rise: Tensor, z: Tensor) -> Tensor:
+        """The shortest step d in this norm, z + d in the box, with <normal, d> >= rise `[B]`; where the box holds no
+        such step, the one that comes nearest to it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Linf:
     """max_i |z_i - x_i| <= eps, and low <= z <= high."""
@@ -70,7 +90,18 @@ class Linf:
             )
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
-        return torch.clamp(z, x - self.eps, x + self.eps).clamp_(self.low, self.high)
+        return self.within(z, x, self.eps)
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:
+        return norm(z.double() - x.double(), math.inf).to(z.dtype)
+
+    def within(self, z: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
+        radius = per_example(radius, x) if isinstance(radius, Tensor) else radius
+        return torch.clamp(z, x - radius, x + radius).clamp_(self.low, self.high)
+
+    def reach(self, normal: Tensor, rise: Tensor, z: Tensor) -> Tensor:
+        gain, room = _slope(self, normal, z)
+        return _signed(fill(gain, torch.ones_like(gain), room, rise), normal)
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         return _contains(self, z, x, math.inf)
@@ -104,22 +135,34 @@ class L2:
         _check(self)
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.within(z, x, self.eps)
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:
+        return norm(z.double() - x.double(), 2).to(z.dtype)
+
+    def reach(self, normal: Tensor, rise: Tensor, z: Tensor) -> Tensor:
+        gain, room = _slope(self, normal, z)
+        return _signed(fill(gain, gain, room, rise), normal)
+
+    def within(self, z: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
         """With d = z - x and c_i >= 0 the room to the box along d_i, the optimum is min(s |d_i|, c_i) for the largest
         s <= 1 whose norm is at most eps. That norm is piecewise quadratic in s, with a break where each coordinate
         meets its bound: sort the breaks, find the piece, solve it."""
         size, room, sign = _towards(self, z, x)
-        total = torch.minimum(size, room).square().sum(1)
+        radius = _column(radius, size)
+        budget = radius.square()
+        total = torch.minimum(size, room).square().sum(1, keepdim=True)
         breaks, order = (room / size).nan_to_num(torch.inf, torch.inf).sort(dim=1)
         bound = room.gather(1, order).square().cumsum(1)  # squared norm of the coordinates that met their bound
         free = size.gather(1, order).square().flip(1).cumsum(1).flip(1)
         free = torch.cat([free, torch.zeros_like(free[:, :1])], 1)  # squared norm of d over those that have not
         bound = torch.cat([torch.zeros_like(bound[:, :1]), bound], 1)
         at_break = bound[:, 1:] + torch.where(free[:, 1:] > 0, breaks.square() * free[:, 1:], 0.0)
-        met = (at_break <= self.eps**2).sum(1, keepdim=True)  # how many bounds are met before the ball is
+        met = (at_break <= budget).sum(1, keepdim=True)  # how many bounds are met before the ball is
         bound, free = bound.gather(1, met), free.gather(1, met)
-        s = ((self.eps**2 - bound).clamp(min=0) / free.clamp(min=torch.finfo(free.dtype).tiny)).sqrt()
-        s = torch.where(total[:, None] <= self.eps**2, 1.0, s.clamp(max=1.0))
-        return _at(self, x, sign * torch.minimum(s * size, room), 2)
+        s = ((budget - bound).clamp(min=0) / free.clamp(min=torch.finfo(free.dtype).tiny)).sqrt()
+        s = torch.where(total <= budget, 1.0, s.clamp(max=1.0))
+        return _at(self, x, sign * torch.minimum(s * size, room), 2, radius)
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         return _contains(self, z, x, 2)
@@ -129,7 +172,7 @@ class L2:
         noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
         radius = torch.rand(x.shape[0], generator=rng, device=x.device, dtype=x.dtype)
         radius = radius ** (1 / max(1, x[0].numel())) if len(x) else radius
-        return self.project(x + _unit(noise, 2) * _per_example(radius * self.eps, x), x)
+        return self.project(x + _unit(noise, 2) * per_example(radius * self.eps, x), x)
 
     def steepest(self, gradient: Tensor, z: Tensor) -> Tensor:
         return _unit(gradient, 2)
@@ -168,20 +211,31 @@ class L1:
             )
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.within(z, x, self.eps)
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:
+        return norm(z.double() - x.double(), 1).to(z.dtype)
+
+    def reach(self, normal: Tensor, rise: Tensor, z: Tensor) -> Tensor:
+        gain, room = _slope(self, normal, z)
+        return _signed(steepest_first(gain, room, rise), normal)
+
+    def within(self, z: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
         """The optimum is clamp(|d_i| - t, 0, c_i) for the smallest t >= 0 whose sum is at most eps, with d = z - x and
         c_i the room to the box. The sum is piecewise linear in t, with a break where each coordinate leaves its bound
         and where it reaches zero (Croce & Hein, "Mind the box", 2021)."""
         size, room, sign = _towards(self, z, x)
+        radius = _column(radius, size)
         total = torch.minimum(size, room).sum(1, keepdim=True)
         breaks, order = torch.cat([size, size - room], 1).sort(dim=1, descending=True)
         turns = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1).gather(1, order)
         slope = turns.cumsum(1)  # coordinates that move between this break and the next smaller one
         drop = (breaks[:, :-1] - breaks[:, 1:]) * slope[:, :-1]
         at_break = torch.cat([torch.zeros_like(breaks[:, :1]), drop.cumsum(1)], 1)
-        last = (at_break <= self.eps).sum(1, keepdim=True) - 1
-        t = breaks.gather(1, last) - (self.eps - at_break.gather(1, last)) / slope.gather(1, last).clamp(min=1)
-        t = torch.where(total <= self.eps, 0.0, t.clamp(min=0))
-        return _at(self, x, sign * torch.minimum((size - t).clamp(min=0), room), 1)
+        last = (at_break <= radius).sum(1, keepdim=True) - 1
+        t = breaks.gather(1, last) - (radius - at_break.gather(1, last)) / slope.gather(1, last).clamp(min=1)
+        t = torch.where(total <= radius, 0.0, t.clamp(min=0))
+        return _at(self, x, sign * torch.minimum((size - t).clamp(min=0), room), 1, radius)
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         return _contains(self, z, x, 1)
@@ -270,19 +324,30 @@ def _towards(threat: L2 | L1, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Ten
     return d.abs(), room, d.sign()
 
 
-def _at(threat: L2 | L1, x: Tensor, d: Tensor, p: float) -> Tensor:
+def _at(threat: L2 | L1, x: Tensor, d: Tensor, p: float, radius: Tensor) -> Tensor:
     """x + d, once d `[B, n]` is cleared of what rounding left outside the ball: that is much when z was far away."""
     length = torch.linalg.vector_norm(d, ord=p, dim=1, keepdim=True)
-    d = d * (threat.eps / length).clamp(max=1.0)
+    d = d * (radius / length.clamp(min=torch.finfo(d.dtype).tiny)).clamp(max=1.0)
     return (x.to(d.dtype) + d.reshape(x.shape)).clamp(threat.low, threat.high).to(x.dtype)
 
 
 def _unit(d: Tensor, p: float) -> Tensor:
     """d at length one in the p-norm; divided by its largest entry first, whose square may not fit the dtype."""
     tiny = torch.finfo(d.dtype).tiny
-    d = d / _per_example(flat(d).abs().amax(1).clamp(min=tiny), d)
-    return d / _per_example(torch.linalg.vector_norm(flat(d), ord=p, dim=1).clamp(min=tiny), d)
+    d = d / per_example(flat(d).abs().amax(1).clamp(min=tiny), d)
+    return d / per_example(torch.linalg.vector_norm(flat(d), ord=p, dim=1).clamp(min=tiny), d)
 
 
-def _per_example(value: Tensor, like: Tensor) -> Tensor:
-    return value.reshape(-1, *[1] * (like.dim() - 1))
+def _column(radius: float | Tensor, like: Tensor) -> Tensor:
+    """A radius, a number or `[B]`, as `[B, 1]` (or `[1, 1]`) beside flat rows."""
+    return torch.as_tensor(radius, dtype=like.dtype, device=like.device).reshape(-1, 1)
+
+
+def _slope(threat: Linf | L2 | L1, normal: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """|normal| and the room to the box along it, flat."""
+    room = torch.where(normal >= 0, threat.high - z, z - threat.low).clamp(min=0)
+    return flat(normal.abs()), flat(room)
+
+
+def _signed(size: Tensor, normal: Tensor) -> Tensor:
+    return size.reshape(normal.shape) * normal.sign()

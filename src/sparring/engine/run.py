@@ -20,10 +20,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sparring.core.attack import DeadStartError
 from sparring.core.game import Game, play
 from sparring.core.schedule import SCHEDULES, Progress
 from sparring.core.seeds import derive
+from sparring.core.standing import DeadStartError
 from sparring.core.tools import Tools
 from sparring.engine import checkpoint, cost, record
 from sparring.engine.device import resolve

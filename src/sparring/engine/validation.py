@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.core.attack import DeadStartError, pgd
 from sparring.core.gain import ClassifierGain
 from sparring.core.gradient import frozen
 from sparring.core.payoff import cross_entropy
+from sparring.core.pgd import pgd
 from sparring.core.seeds import derive
+from sparring.core.standing import DeadStartError
 from sparring.core.threat import Threat
 from sparring.engine.stream import Source
 

@@ -3,8 +3,8 @@
 from functools import partial
 from typing import Any
 
-from sparring.core.attack import fgsm, pgd
 from sparring.core.payoff import Loss, cross_entropy, margin
+from sparring.core.pgd import fgsm, pgd
 from sparring.core.threat import Threat
 from sparring.evaluation.exploit import Challenge
 
