@@ -45,7 +45,8 @@ def test_json_is_one_object_of_the_promised_shape(run: Path, capsys: pytest.Capt
     result = json.loads(capsys.readouterr().out)
     assert result["n"] == 40
     assert result["threat"] == {"norm": "linf", "eps": 0.15, "low": 0.0, "high": 1.0}
-    assert list(result["results"]) == ["clean", "fgsm", "pgd-20", "pgd-100", "pgd-100-margin", "worst"]
+    assert result["suite"]["name"] == "quick"
+    assert list(result["results"]) == ["clean", "apgd-ce", "apgd-t", "square", "worst"]
     for name, row in result["results"].items():
         assert {"accuracy", "low", "high", "n"} <= set(row)
         assert ("parameters" in row) == (name not in ("clean", "worst"))

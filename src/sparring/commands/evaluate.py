@@ -1,52 +1,86 @@
-"""`sparring evaluate RUN`: measure how robust a trained run is, on the test set, and write it into its record."""
+"""`sparring evaluate RUN`: measure how robust a model is, on the test set, and write it into its record."""
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from safetensors.torch import save
 
-from sparring import runs, systems, trust
+from sparring.commands import beyond
+from sparring.commands.beyond import Inputs
 from sparring.commands.flags import parse, say
+from sparring.commands.target import Target, from_run, from_weights, threats_of
 from sparring.core.seeds import derive
-from sparring.core.threat import ball
+from sparring.core.threat import Threat
 from sparring.engine import checkpoint, record
 from sparring.engine.device import resolve
+from sparring.engine.ledger import Ledger
 from sparring.evaluation.evaluate import Advance, Evaluation, evaluate
+from sparring.evaluation.fast import brain16, fastest
+from sparring.evaluation.suite import SUITES, Suite
+from sparring.evaluation.table import beyond as beyond_table
 
 EXAMPLES = "examples.safetensors"
+OUTCOMES = "outcomes.safetensors"
+MAPS = "explanations.safetensors"
+PRECISIONS = (("auto", fastest), ("32", None), ("bf16", brain16))
+PARTIAL = ".evaluation"
+"""Where the parts of an unfinished evaluation are, inside the run folder."""
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Measure a trained run on its test set and write the result into its record."""
+    """Measure how robust a model is on its test set and write the result into its record: a run folder that Sparring
+    trained, or your own model with --model, --weights and --data. Interrupted, it goes on where it stopped when the
+    same command is given again."""
 
     folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
     """The run folder."""
     run: Path | None = None
-    """The run folder, as a flag."""
+    """The run folder, as a flag; for a model of your own, where to write."""
+    suite: Literal["quick", "standard", "plus", "rand", "foundation"] = "quick"
+    """quick: a minute on a laptop for small images, an upper bound. standard: AutoAttack's protocol, the field's
+    number. plus: more restarts. rand: for models that answer at random. foundation: PGD, each attack on every image."""
     examples: int = 1000
     """Test images to use, drawn by the seed; 0 uses all."""
-    threat: Literal["linf", "l2", "l1"] | None = None
-    """Norm of the ball; by default the one the run trained against."""
-    eps: float | None = None
-    """Radius in input units; by default the one the run trained against."""
-    weights: Literal["best", "last"] = "best"
-    """The checkpoint with the best robust validation accuracy, or the last."""
+    threat: tuple[Literal["linf", "l2", "l1"], ...] = ()
+    """Norms of the balls; several also give the accuracy under their union. By default the one trained against."""
+    eps: tuple[float, ...] = ()
+    """A radius in input units for each norm; by default the one trained against, or customary on the data set."""
+    weights: str = "best"
+    """best or last of a run; or the .safetensors file of --model."""
     model: str | None = None
-    """package.module:factory of the run's own model, where you have not used it on this machine before."""
+    """package.module:factory of your own model."""
+    data: str | None = None
+    """The data set of a model of your own, as for train."""
     data_root: Path | None = None
     """Folder that named data sets are looked for in; by default where training found them, or SPARRING_DATA."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """Of the copy that attacks look at: auto measures which is fastest here. What they find is verified in float32."""
+    shift: bool = False
+    """Also fifteen corruptions at five severities."""
+    reference: Path | None = None
+    """A run evaluated with --shift, for the mean corruption error."""
+    unseen: bool = False
+    """Also threat models of other kinds: other norms, patch, frame, rotation, flow, colour."""
+    outside: str | None = None
+    """Also how well confidence tells the images of this other data set apart; auto picks one."""
+    explain: bool = False
+    """Also saliency and integrated gradients, their faithfulness and their stability (needs the extra 'explain')."""
+    surrogate: Path | None = None
+    """Another run on the same data: checks that nothing transfers from it."""
+    abstain: int | None = None
+    """The output by which the model refuses to answer, if it has one."""
     batch_size: int = 256
-    """Images at a time; changes memory, not results."""
+    """Images at a time; halved where memory is too small."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
     seed: int = 0
@@ -60,61 +94,102 @@ class Flags:
 def run(arguments: Sequence[str]) -> int:
     """Evaluate, and return the exit code."""
     flags = parse(Flags, arguments, prog="sparring evaluate", description=Flags.__doc__ or "")
-    folder = flags.folder or flags.run
-    if folder is None or (flags.folder and flags.run and flags.folder != flags.run):
-        raise ValueError("evaluate needs one run folder: sparring evaluate RUN, or --run RUN.")
-    result = evaluate_run(folder, flags, shlex.join(["sparring", "evaluate", *arguments]))
+    command = shlex.join(["sparring", "evaluate", *arguments])
+    result, extra = evaluate_target(target_of(flags, command), flags, command)
     if flags.json:
-        print(json.dumps(result.as_dict(), allow_nan=False))
+        print(json.dumps({**result.as_dict(), **extra}, allow_nan=False))
     else:
-        print(result)
-    failed = [check["name"] for check in result.checks if check["verdict"] == "fail"]
+        print("\n\n".join(part for part in (str(result), beyond_table(extra)) if part))
+    each = (result, *result.others)
+    failed = [check["name"] for one in each for check in one.checks if check["verdict"] == "fail"]
     return 1 if flags.fail_on_check and failed else 0
 
 
-def evaluate_run(folder: Path, flags: Flags, command: str) -> Evaluation:
-    """Evaluate a run folder and write the evaluation into its record."""
-    facts = record.read(folder)
+def target_of(flags: Flags, command: str) -> Target:
+    """What the flags point at."""
+    if flags.weights in ("best", "last"):
+        folder = flags.folder or flags.run
+        if folder is None or (flags.folder and flags.run and flags.folder != flags.run):
+            raise ValueError(
+                "evaluate needs one run folder (sparring evaluate RUN, or --run RUN), or a model of your own: "
+                "--model package.module:factory --weights file.safetensors --data NAME."
+            )
+        return from_run(folder, model=flags.model, weights=flags.weights, data_root=flags.data_root)
+    if flags.model is None or flags.data is None or flags.folder is not None:
+        raise ValueError(
+            "A weights file needs its model and its data, and no run folder: --model package.module:factory "
+            "--weights file.safetensors --data NAME."
+        )
+    return from_weights(
+        flags.model, flags.weights, flags.data,
+        data_root=flags.data_root, folder=flags.run, seed=flags.seed, command=command,
+    )  # fmt: skip
+
+
+def evaluate_target(target: Target, flags: Flags, command: str) -> tuple[Evaluation, dict[str, Any]]:
+    """Evaluate a target, write the evaluation into its record, and return it with its parts beyond the ball."""
     if flags.examples < 0:
         raise ValueError(
             f"The 'examples' parameter must be an int in the range [0, inf). Got {flags.examples} instead."
         )
-    system = systems.find(facts["system"])
-    try:
-        config = system.config(**facts["config"])
-    except TypeError as error:
-        raise record.RecordError(
-            f"{folder / record.FILE} has a config that {system.name} does not take: {error}."
-        ) from error
-    if flags.model is not None:
-        trust.remember(flags.model)
+    threats = threats_of(target, flags.threat, flags.eps)
     device = resolve(flags.device)
-    model = runs.load(folder, model=flags.model, weights=flags.weights).to(device)
-    data = runs.load_data(facts, flags.data_root)
-    trained = system.threat(config).describe()
-    threat = ball(flags.threat or trained["norm"], trained["eps"] if flags.eps is None else flags.eps)
-    x, y = data.test.take(_drawn(len(data.test), flags.examples, flags.seed))
-    say(f"evaluating {len(y)} test images of {data.name} on {device}")
+    rows = _drawn(len(target.data.test), flags.examples, flags.seed)
+    x, y = target.data.test.take(rows)
+    say(f"evaluating {len(y)} test images of {target.data.name} on {device}, suite {flags.suite}")
+    surrogate = None
+    if flags.surrogate is not None:
+        surrogate = from_run(flags.surrogate, model=None, weights="best", data_root=flags.data_root).model.to(device)
+    ledger = Ledger(target.folder / PARTIAL)
+    if ledger.folder.exists():
+        say("going on with what an interrupted evaluation left, where it was the same one")
     with _progress() as advance:
         result = evaluate(
-            model,
+            target.model.to(device),
             (x.to(device), y.to(device)),
-            threat=threat,
+            threat=threats,
+            suite=dict[str, Callable[[Threat, int], Suite]](SUITES)[flags.suite],
             seed=flags.seed,
             batch_size=flags.batch_size,
+            abstain=flags.abstain,
+            surrogate=surrogate,
+            view=dict(PRECISIONS)[flags.precision],
+            ledger=ledger,
             advance=advance,
         )
-    checkpoint.write(folder / EXAMPLES, save(result.examples))
-    facts = record.read(folder)
+        examples = Inputs(target, x.to(device), y.to(device), result.z, flags.seed, flags.batch_size, advance)
+        extra = _beyond(examples, flags)
+    checkpoint.write(target.folder / EXAMPLES, save(result.examples))
+    checkpoint.write(target.folder / OUTCOMES, save({"rows": rows, **result.outcomes}))
+    facts = record.read(target.folder)
     facts["evaluation"] = {
         **result.as_dict(),
+        **extra,
         "split": "test",
         "seed": flags.seed,
         "weights": flags.weights,
         "command": command,
     }
-    record.write(folder, facts)
-    return result
+    record.write(target.folder, facts)
+    ledger.clear()
+    return result, extra
+
+
+def _beyond(inputs: Inputs, flags: Flags) -> dict[str, Any]:
+    """The parts beyond the ball that the flags ask for, as the record has them."""
+    found: dict[str, Any] = {"temperature": beyond.temperature_scaled(inputs)}
+    if flags.unseen:
+        trained = inputs.target.trained
+        found["unseen"] = beyond.other_threats(inputs, trained["norm"] if trained else None)
+    if flags.shift or flags.reference is not None:
+        found["shift"] = beyond.corrupted(inputs, flags.reference)
+    if flags.outside is not None:
+        found["outside"] = beyond.another_data_set(inputs, flags.outside, flags.data_root)
+    if flags.explain:
+        explained = beyond.explained(inputs)
+        checkpoint.write(inputs.target.folder / MAPS, save(explained.maps))
+        found["explanations"] = explained.as_dict()
+    return found
 
 
 def _drawn(total: int, count: int, seed: int) -> torch.Tensor:
@@ -132,7 +207,7 @@ def _progress() -> Iterator[Advance]:
     bar = Progress(
         TextColumn("evaluating"),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed}/{task.total}"),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
         console=console,
@@ -141,7 +216,7 @@ def _progress() -> Iterator[Advance]:
     )
     task = bar.add_task("", total=None)
 
-    def advance(stage: str, done: int, total: int) -> None:
+    def advance(stage: str, done: float, total: float) -> None:
         bar.update(task, completed=done, total=total, description=stage)
 
     with bar:

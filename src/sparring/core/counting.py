@@ -1,5 +1,6 @@
 """What an attack costs, counted by the gain itself: forward and backward passes of every example."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -16,15 +17,19 @@ class Meter:
     Attributes:
         forwards: model evaluations ("queries") of each example `[N]`.
         backwards: gradients of each example `[N]`; each one follows one of the forward passes.
+        tick: told, after every call of the model, how many there were, whatever their batch.
+        calls: that number.
     """
 
     forwards: Tensor
     backwards: Tensor
+    tick: Callable[[int], None] | None = None
+    calls: int = 0
 
     @classmethod
-    def of(cls, n: int, device: torch.device | str = "cpu") -> "Meter":
+    def of(cls, n: int, device: torch.device | str = "cpu", *, tick: Callable[[int], None] | None = None) -> "Meter":
         """All counters at zero."""
-        return cls(*(torch.zeros(n, dtype=torch.long, device=device) for _ in range(2)))
+        return cls(*(torch.zeros(n, dtype=torch.long, device=device) for _ in range(2)), tick=tick)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,9 @@ class Counted:
 
     def _count(self, value: Tensor) -> Tensor:
         self.meter.forwards.index_add_(0, self.rows, torch.ones_like(self.rows))
+        self.meter.calls += 1
+        if self.meter.tick is not None:
+            self.meter.tick(self.meter.calls)
         if value.requires_grad:
             value.register_hook(self._count_backward)
         return value

@@ -58,6 +58,16 @@ class Threat(Protocol):
 class Metric(Threat, Protocol):
     """A ball whose radius may be asked about: what minimal-norm attacks need. `radius` is a number or `[B]`."""
 
+    @property
+    def low(self) -> float:
+        """The smallest value an input may have; -inf where there is no bound."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """The largest value an input may have; inf where there is no bound."""
+        ...
+
     def distance(self, z: Tensor, x: Tensor) -> Tensor:
         """The norm of z - x, `[B]`."""
         ...
@@ -97,7 +107,7 @@ class Linf:
 
     def within(self, z: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
         radius = per_example(radius, x) if isinstance(radius, Tensor) else radius
-        return torch.clamp(z, x - radius, x + radius).clamp_(self.low, self.high)
+        return torch.clamp(z, x - radius, x + radius).clamp_(self.low, self.high).to(x.dtype)
 
     def reach(self, normal: Tensor, rise: Tensor, z: Tensor) -> Tensor:
         gain, room = _slope(self, normal, z)
@@ -114,7 +124,9 @@ class Linf:
         return gradient.sign()
 
     def scaled(self, factor: float) -> Self:
-        return replace(self, eps=self.eps * factor)
+        with warnings.catch_warnings():  # the warning is for an eps that a person wrote
+            warnings.simplefilter("ignore")
+            return replace(self, eps=self.eps * factor)
 
     def take(self, rows: Tensor) -> Self:
         return self
@@ -344,10 +356,12 @@ def _column(radius: float | Tensor, like: Tensor) -> Tensor:
 
 
 def _slope(threat: Linf | L2 | L1, normal: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """|normal| and the room to the box along it, flat."""
+    """|normal| and the room to the box along it, flat and at least in float32."""
+    wide = torch.promote_types(z.dtype, torch.float32)
+    z = z.to(wide)
     room = torch.where(normal >= 0, threat.high - z, z - threat.low).clamp(min=0)
-    return flat(normal.abs()), flat(room)
+    return flat(normal.to(wide).abs()), flat(room)
 
 
 def _signed(size: Tensor, normal: Tensor) -> Tensor:
-    return size.reshape(normal.shape) * normal.sign()
+    return size.reshape(normal.shape).to(normal.dtype) * normal.sign()

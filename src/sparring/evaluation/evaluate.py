@@ -1,30 +1,34 @@
-"""The evaluation of one classifier against one threat model: accuracy, worst case, grids, calibration, checks."""
+"""The evaluation of one classifier: accuracy, worst case under each threat model and their union, grids, calibration,
+and the checks that say whether it can be believed."""
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparring.core.game import Batch
-from sparring.core.payoff import cross_entropy, margin
+from sparring.core.payoff import cross_entropy
 from sparring.core.seeds import derive
 from sparring.core.threat import Threat
-from sparring.evaluation import sanity
+from sparring.evaluation import probes, sanity
 from sparring.evaluation.calibration import calibration
-from sparring.evaluation.exploit import Challenge, Exploit, exploit, predict
+from sparring.evaluation.ensemble import Outcome, run
+from sparring.evaluation.exploit import Ledger, Tick
+from sparring.evaluation.grids import EPS_FACTORS, STEPS, Bench
+from sparring.evaluation.identity import Named, fingerprint
 from sparring.evaluation.interval import accuracy
-from sparring.evaluation.suite import foundation, pgd_challenge
+from sparring.evaluation.subject import Subject, subject
+from sparring.evaluation.suite import Suite, quick
 from sparring.evaluation.table import table
 
-EPS_FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-STEPS = (1, 2, 5, 10, 20, 50, 100)
-GRID_EXAMPLES = 500
-
-Advance = Callable[[str, int, int], None]
+Advance = Callable[[str, float, float], None]
 """`advance(stage, done, total)`: called as the evaluation moves on."""
+
+PROBES = 5
+"""Stages beside the suite and the grids: those of `_checks` that attack."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,25 @@ class Evaluation:
 
     Attributes:
         n: examples.
+        suite: the name of the suite, and `bound`: how far it may be from the standard one.
         threat: the threat model, as `Threat.describe` gives it.
         results: `clean`, every attack by name, and `worst`, the worst case per example over all of them; each has
-            `accuracy, low, high, n` with a 95 % Wilson interval, attacks also `parameters, refused, seconds`.
+            `accuracy, low, high, n` with a 95 % Wilson interval, attacks also `parameters`, how many examples they were
+            tried on (`attempted`) and won first (`broke`), `refused`, and what they cost.
         eps_grid: accuracy under PGD-20 with the margin loss along eps, from the same random draws.
         steps_grid: the same along steps of eps / 4 from the same starts, so that a longer run contains a shorter.
         calibration: `clean` and `attacked`, see `sparring.evaluation.calibration`.
         checks: see `sparring.evaluation.sanity`.
         seconds: wall time.
         examples: a few inputs drawn at random, each with its worst verified z, as tensors.
+        z: for each example its worst verified input `[N, ...]`.
+        outcomes: which examples are right when clean, and stand after each attack, `[N]` bool by name.
+        others: the same against every further threat model.
+        union: accuracy when the adversary may choose among all threat models; None where there is one.
     """
 
     n: int
+    suite: dict[str, Any]
     threat: dict[str, Any]
     results: dict[str, dict[str, Any]]
     eps_grid: list[dict[str, Any]]
@@ -53,195 +64,181 @@ class Evaluation:
     checks: list[dict[str, Any]]
     seconds: float
     examples: dict[str, Tensor]
+    z: Tensor
+    outcomes: dict[str, Tensor]
+    others: "tuple[Evaluation, ...]" = ()
+    union: dict[str, Any] | None = field(default=None)
 
     def __str__(self) -> str:
         """The table that a terminal shows."""
         return table(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the example tensors, as JSON types."""
-        return {name: value for name, value in vars(self).items() if name != "examples"}
+        """Everything but the tensors, as JSON types."""
+        plain = {name: value for name, value in vars(self).items() if name not in ("examples", "z", "outcomes")}
+        return {**plain, "others": [other.as_dict() for other in self.others]}
 
 
 def evaluate(
     model: nn.Module,
     data: tuple[Tensor, Tensor] | Iterable[Batch],
     *,
-    threat: Threat,
-    challenges: tuple[Challenge, ...] | None = None,
+    threat: Threat | Sequence[Threat],
+    suite: Suite | Callable[[Threat, int], Suite] = quick,
     seed: int = 0,
     batch_size: int = 256,
     low: float = 0.0,
     high: float = 1.0,
+    abstain: int | None = None,
+    surrogate: nn.Module | None = None,
+    view: Callable[[Subject], nn.Module | None] | None = None,
+    ledger: Ledger | None = None,
     advance: Advance | None = None,
 ) -> Evaluation:
     """Measure how robust a classifier is.
 
     Args:
-        model: `[B, ...] -> [B, K]` logits; it is evaluated in eval mode on the device its parameters are on, and left
-            as it was found.
+        model: `[B, ...] -> [B, K]` logits in any floating dtype, or one logit per example (two classes); it is
+            evaluated in eval mode on the device its parameters are on, and left as it was found.
         data: test examples, `(x [N, ...], y [N])` or an iterable of such batches.
-        threat: what the adversary may do.
-        challenges: the attacks; by default `sparring.evaluation.suite.foundation(threat)`.
+        threat: what the adversary may do; several threat models also give the accuracy under their union.
+        suite: the attacks, or what makes them from a threat model and the number of classes: `quick`, `standard`,
+            `plus`, `rand` or `foundation` of `sparring.evaluation.suite`.
         seed: of every random start and resampling.
-        batch_size: examples at a time; does not change what is measured, only memory.
+        batch_size: examples at a time; halved where memory is too small.
         low, high: bounds that x must be inside.
+        abstain: the index of the output by which the model refuses to answer, if it has one: a refusal counts as wrong
+            on a clean input and as no success for the adversary.
+        surrogate: another model of the same task, for the check that nothing transfers from it.
+        view: makes a faster copy of the model for the attacks (`sparring.evaluation.fast`); what they find is verified
+            on the model itself.
+        ledger: where finished parts are kept, to go on after an interruption.
         advance: told of every stage.
 
     Raises:
-        ValueError: where x, y or the model's output is not what it has to be.
+        ValueError: where x, y, the model's output or a parameter is not what it has to be.
     """
-    start = time.perf_counter()
-    x, y = _gather(model, data)
-    logits = _check(model, x, y, low, high, batch_size)
-    challenges = foundation(threat) if challenges is None else challenges
-    bench = _Bench(model, x, y, seed, batch_size, advance, total=len(challenges) + len(EPS_FACTORS) + len(STEPS) + 1)
-    exploits = {c.name: bench.attack(c, threat, draw=c.name) for c in challenges}
-    clean_right = logits.argmax(1) == y
-    worst_right = torch.stack([clean_right, *(e.right for e in exploits.values())]).all(0)
-    results = {"clean": accuracy(clean_right)}
-    for challenge in challenges:
-        found = exploits[challenge.name]
-        costs = {"refused": found.refused, "seconds": found.seconds}
-        results[challenge.name] = {**accuracy(found.right), "parameters": challenge.parameters, **costs}
-    results["worst"] = accuracy(worst_right)
+    threats = tuple(threat) if isinstance(threat, Sequence) else (threat,)
+    if not threats:
+        raise ValueError("The 'threat' parameter must hold at least one threat model. Got none.")
+    made = subject(model, data, low=low, high=high, abstain=abstain, batch_size=batch_size)
+    faster = None if view is None else view(made)
+    suites = [suite if isinstance(suite, Suite) else suite(one, made.classes) for one in threats]
+    total = sum(len(s.challenges) + len(EPS_FACTORS) + len(STEPS) + PROBES for s in suites)
+    stages = _Stages(advance, total)
+    identity = "" if ledger is None else fingerprint(made, threats, suites, seed, str(type(faster)))
+    found = []
+    for i, (one, attacks) in enumerate(zip(threats, suites, strict=True)):
+        kept = None if ledger is None else Named(ledger, f"{identity}-{i}")
+        measured = _against(made, one, attacks, seed, low, high, surrogate, faster, kept, stages)
+        found.append(measured)
+    first, *others = found
+    if not others:
+        return first
+    right = torch.stack([e.outcomes["worst"] for e in found]).all(0)
+    return replace(first, others=tuple(others), union=accuracy(right), outcomes={**first.outcomes, "union": right})
 
-    eps_rows, eps_rights = bench.along_eps(threat, clean_right)
-    step_rows, step_rights = bench.along_steps(threat)
-    grey = sanity.reaching_grey(threat, x[: bench.some], low, high)
+
+def _against(
+    made: Subject,
+    threat: Threat,
+    suite: Suite,
+    seed: int,
+    low: float,
+    high: float,
+    surrogate: nn.Module | None,
+    view: nn.Module | None,
+    ledger: Ledger | None,
+    stages: "_Stages",
+) -> Evaluation:
+    start = time.perf_counter()
+    outcome = run(made, threat, suite, seed=seed, watch=stages.begin, view=view, ledger=ledger)
+    bench = Bench(made, threat, seed, min(len(made.y), suite.grid), stages.begin, ledger)
+    eps_rows, eps_rights = bench.along_eps()
+    step_rows, step_rights = bench.along_steps()
     checks = [
-        sanity.verified(exploits),
-        sanity.gradient_alive(model, x, y, exploits, batch_size),
-        sanity.loss_rose(cross_entropy(logits, y), clean_right, exploits),
-        sanity.crosses(challenges, threat),
         sanity.eps_monotone(eps_rights),
         sanity.steps_monotone(step_rights),
-        sanity.large_eps(bench.accuracy_at(threat, grey), threat.eps * (grey or 1), logits.shape[1]),
+        *_checks(bench, suite, outcome, low, high, surrogate),
     ]
-
-    z = _worst_input(x, exploits)
-    attacked = predict(model, z, batch_size)
+    attacked = made.predict(outcome.z)
     rng = torch.Generator().manual_seed(derive(seed, "bootstrap"))
-    calibrations = {"clean": calibration(logits, y, rng), "attacked": calibration(attacked, y, rng)}
+    calibrations = {"clean": calibration(made.logits, made.y, rng), "attacked": calibration(attacked, made.y, rng)}
+    rights = {name: found.right for name, found in outcome.exploits.items()}
+    outcomes = {"clean": made.clean_right, **rights, "worst": outcome.right}
     return Evaluation(
-        n=len(y),
+        n=len(made.y),
+        suite={"name": suite.name, "sequential": suite.sequential, "bound": suite.bound},
         threat=threat.describe(),
-        results=results,
+        results=outcome.results,
         eps_grid=eps_rows,
         steps_grid=step_rows,
         calibration=calibrations,
         checks=checks,
         seconds=time.perf_counter() - start,
-        examples=_examples(x, z, y, logits, attacked, rng),
+        examples=_examples(made, outcome.z, attacked, rng),
+        z=outcome.z,
+        outcomes={name: right.cpu() for name, right in outcomes.items()},
     )
 
 
-Rows = tuple[list[dict[str, Any]], list[Tensor]]
+def _checks(
+    bench: Bench, suite: Suite, outcome: Outcome, low: float, high: float, surrogate: nn.Module | None
+) -> list[sanity.Check]:
+    """Every check but those of the grids."""
+    made, exploits = bench.subject, outcome.exploits
+    black = next(
+        (e for c, e in zip(suite.challenges, exploits.values(), strict=True) if "queries" in c.parameters), None
+    )
+    with_gradient = [e.right for e in exploits.values() if e is not black]
+    white = torch.stack([made.clean_right, *with_gradient]).all(0)
+    grey, eps = bench.at_grey(low, high)
+    checks = [
+        sanity.verified(exploits),
+        sanity.crosses(suite.challenges, bench.threat),
+        sanity.loss_rose(cross_entropy(made.logits, made.y), made.clean_right, exploits),
+        sanity.large_eps(grey, eps, made.classes),
+        probes.logits(made),
+        probes.deterministic(made, random_suite=suite.random),
+        probes.gradient_alive(made, exploits),
+        probes.finite_differences(bench, low, high),
+        probes.random_noise(bench, outcome.right),
+        probes.restarts(bench),
+        probes.losses(bench),
+        probes.black_box(bench, white, black),
+    ]
+    return checks if surrogate is None else [*checks, probes.transfer(bench, outcome.right, surrogate)]
 
 
 @dataclass
-class _Bench:
-    """The model and the examples, with an attack on them as one call, counted for whoever watches."""
+class _Stages:
+    """Counts stages for whoever watches."""
 
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    seed: int
-    batch_size: int
     advance: Advance | None
     total: int
     done: int = 0
 
-    @property
-    def some(self) -> int:
-        """How many examples a grid uses."""
-        return min(len(self.y), GRID_EXAMPLES)
-
-    def attack(self, challenge: Challenge, threat: Threat, *, draw: str, count: int | None = None) -> Exploit:
-        """Attack the first `count` examples; attacks with the same `draw` start from the same random draws."""
-        if self.advance is not None:
-            self.advance(f"{challenge.name} at eps {threat.eps:.3g}", self.done, self.total)
+    def begin(self, stage: str) -> Tick:
+        """The next stage; gives what to tell how much of it is done."""
+        before = self.done
         self.done += 1
-        rng = torch.Generator(self.x.device).manual_seed(derive(self.seed, "evaluation", draw))
-        return exploit(self.model, self.x[:count], self.y[:count], threat, challenge, rng, self.batch_size)
 
-    def along_eps(self, threat: Threat, clean_right: Tensor) -> Rows:
-        rights = [clean_right[: self.some]]
-        rows: list[dict[str, Any]] = [{"eps": 0.0, **accuracy(rights[0])}]
-        for factor in EPS_FACTORS:
-            within = threat.scaled(factor)
-            challenge = pgd_challenge("pgd-20-margin", within, margin, steps=20)
-            rights.append(self.attack(challenge, within, draw="eps", count=self.some).right)
-            rows.append({"eps": within.eps, **accuracy(rights[-1]), "parameters": challenge.parameters})
-        return rows, rights
+        def tick(share: float) -> None:
+            if self.advance is not None:
+                self.advance(stage, before + share, max(self.total, self.done))
 
-    def along_steps(self, threat: Threat) -> Rows:
-        rows, rights = [], []
-        for steps in STEPS:
-            challenge = pgd_challenge(f"pgd-{steps}-margin", threat, margin, steps=steps, step_size=threat.eps / 4)
-            rights.append(self.attack(challenge, threat, draw="steps", count=self.some).right)
-            rows.append({"steps": steps, **accuracy(rights[-1]), "parameters": challenge.parameters})
-        return rows, rights
-
-    def accuracy_at(self, threat: Threat, factor: float | None) -> float | None:
-        """Accuracy at a multiple of eps, under 50 steps."""
-        if factor is None:
-            return None
-        within = threat.scaled(factor)
-        challenge = pgd_challenge("pgd-50-margin", within, margin, steps=50)
-        return self.attack(challenge, within, draw="large eps", count=self.some).right.double().mean().item()
+        tick(0.0)
+        return tick
 
 
-def _gather(model: nn.Module, data: tuple[Tensor, Tensor] | Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    if not (isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor)):
-        batches = list(data)
-        if not batches:
-            raise ValueError("data must hold at least one batch (x, y). Got none.")
-        data = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
-    x, y = data
-    if not isinstance(y, Tensor) or len(x) != len(y) or len(y) == 0:
-        raise ValueError(f"data must be (x [N, ...], y [N]) with N >= 1. Got x {list(x.shape)} and y {list(y.shape)}.")
-    parameter = next(model.parameters(), None)
-    device = x.device if parameter is None else parameter.device
-    return x.to(device), y.to(device)
-
-
-def _check(model: nn.Module, x: Tensor, y: Tensor, low: float, high: float, batch_size: int) -> Tensor:
-    """The clean logits, once x, y and they are what they have to be."""
-    if not x.is_floating_point():
-        raise ValueError(f"x must be floating point in [{low:g}, {high:g}]. Got {x.dtype}; divide 8-bit pixels by 255.")
-    if not x.isfinite().all():
-        row = int((~x.flatten(1).isfinite().all(1)).nonzero()[0])
-        raise ValueError(f"x must be finite. Example {row} holds NaN or infinity.")
-    if x.min() < low or x.max() > high:
-        raise ValueError(f"x must be inside [{low:g}, {high:g}]. Got values in [{x.min():.4g}, {x.max():.4g}].")
-    logits = predict(model, x, batch_size)
-    if logits.dim() != 2 or len(logits) != len(y) or logits.shape[1] < 2:
-        raise ValueError(f"The model's output must be [B, classes] with classes >= 2. Got {list(logits.shape)}.")
-    if not logits.isfinite().all():
-        raise ValueError("The model's output on clean inputs must be finite. Got NaN or infinity.")
-    if y.min() < 0 or y.max() >= logits.shape[1]:
-        raise ValueError(f"Labels must be in [0, {logits.shape[1]}). Got values in [{y.min()}, {y.max()}].")
-    return logits
-
-
-def _worst_input(x: Tensor, exploits: dict[str, Exploit]) -> Tensor:
-    """For each example the verified z that is misclassified, and among those the one with the highest cross-entropy."""
-    rank = torch.stack([e.loss.nan_to_num(1e6) + 1e6 * ~e.right for e in exploits.values()])  # the misclassified first
-    z = torch.stack([e.z for e in exploits.values()])
-    return z[rank.argmax(0), torch.arange(len(x), device=x.device)]
-
-
-def _examples(
-    x: Tensor, z: Tensor, y: Tensor, logits: Tensor, attacked: Tensor, rng: torch.Generator, count: int = 24
-) -> dict[str, Tensor]:
+def _examples(made: Subject, z: Tensor, attacked: Tensor, rng: torch.Generator, count: int = 24) -> dict[str, Tensor]:
     """Examples drawn at random, whatever became of them."""
-    rows = torch.randperm(len(y), generator=rng)[:count].to(y.device)
-    before, after = logits[rows].softmax(1).max(1), attacked[rows].softmax(1).max(1)
+    rows = torch.randperm(len(made.y), generator=rng)[:count].to(made.y.device)
+    before, after = made.logits[rows].softmax(1).max(1), attacked[rows].softmax(1).max(1)
     chosen = {
-        "x": x[rows],
+        "x": made.x[rows],
         "z": z[rows],
-        "y": y[rows],
+        "y": made.y[rows],
         "clean_prediction": before.indices,
         "adversarial_prediction": after.indices,
         "clean_confidence": before.values,

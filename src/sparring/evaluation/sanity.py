@@ -1,7 +1,9 @@
 """Checks that an evaluation can be believed: each has a name, a verdict, the figure behind it, and what to do.
 
-After Carlini et al., "On evaluating adversarial robustness", 2019, and Athalye et al., "Obfuscated gradients give a
-false sense of security", 2018: a defence that only hides its gradient fails at least one of them.
+After Carlini et al., "On evaluating adversarial robustness", 2019, Athalye et al., "Obfuscated gradients give a false
+sense of security", 2018, Tramer et al., "On adaptive attacks to adversarial example defenses", 2020, and Croce et al.,
+"Evaluating the adversarial robustness of adaptive test-time defenses", 2022: a defence that only hides its gradient
+fails at least one of them. The checks that have to run something of their own are in `sparring.evaluation.probes`.
 """
 
 import math
@@ -9,12 +11,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparring.core.gain import ClassifierGain
-from sparring.core.gradient import frozen, value_and_gradient
-from sparring.core.payoff import margin
 from sparring.core.threat import Threat
 from sparring.evaluation.exploit import Challenge, Exploit
 
@@ -32,31 +30,13 @@ def check(name: str, holds: bool, figure: str, advice: str) -> Check:
 def verified(exploits: dict[str, Exploit]) -> Check:
     """Every z that an attack returned was finite and inside the threat model."""
     refused = sum(exploit.refused for exploit in exploits.values())
-    total = sum(len(exploit.z) for exploit in exploits.values())
+    total = sum(int(exploit.attempted.sum()) for exploit in exploits.values())
     return check(
         "verified",
         refused == 0,
         f"{refused} of {total} adversarial inputs refused",
         "An attack left the threat model or returned NaN; its numbers are those of the clean input there. Look at the "
         "model for NaN and at the attack's projection.",
-    )
-
-
-def gradient_alive(model: nn.Module, x: Tensor, y: Tensor, exploits: dict[str, Exploit], batch_size: int) -> Check:
-    """The margin has a usable gradient at the clean inputs, and no attack found its start dead."""
-    bad = 0
-    with frozen(model):
-        for rows in torch.arange(len(y), device=y.device).split(batch_size):
-            _, gradient = value_and_gradient(ClassifierGain(model, y[rows], margin), x[rows])
-            flat = gradient.flatten(1)
-            bad += int((~flat.isfinite().all(1) | (flat.abs().amax(1) == 0)).sum())
-    dead = max(exploit.dead for exploit in exploits.values())
-    return check(
-        "gradient-alive",
-        bad <= 0.01 * len(y) and dead == 0,
-        f"{bad} of {len(y)} inputs with a zero or non-finite margin gradient, {dead} where an attack could not start",
-        "Gradient attacks are blind there. Look for rounding, argmax, saturation or non-differentiable steps in the "
-        "model, and attack it with a differentiable stand-in or without gradients.",
     )
 
 
@@ -76,7 +56,8 @@ def loss_rose(clean_loss: Tensor, clean_right: Tensor, exploits: dict[str, Explo
 
 def crosses(challenges: tuple[Challenge, ...], threat: Threat) -> Check:
     """steps x step_size can cross the ball: otherwise the attack is weak by construction."""
-    short = [c.name for c in challenges if c.parameters["steps"] * c.parameters["step_size"] < threat.eps * (1 - 1e-9)]
+    stepped = [(c.name, c.parameters) for c in challenges if "step_size" in c.parameters]
+    short = [name for name, p in stepped if p["steps"] * p["step_size"] < threat.eps * (1 - 1e-9)]
     return check(
         "crosses-the-ball",
         not short,
@@ -102,16 +83,18 @@ def _monotone(name: str, along: str, rights: Sequence[Tensor], advice: str) -> C
     return check(name, not finding, f"largest rise between neighbouring {along}: {rise:.1%}", advice)
 
 
+def outdone(weaker: Tensor, stronger: Tensor, slack: float) -> tuple[float, bool]:
+    """By how much accuracy falls from one attack to the next `[n]` bool, and whether that is a finding: more than
+    `slack` and more than chance explains (McNemar's test on the examples that the two disagree about)."""
+    down, up = int((weaker & ~stronger).sum()), int((stronger & ~weaker).sum())
+    fall = (down - up) / max(1, len(weaker))
+    return fall, fall > slack and down - up > 1.96 * math.sqrt(up + down)
+
+
 def _rise(rights: Sequence[Tensor]) -> tuple[float, bool]:
-    """The largest rise of accuracy from one attack to the next, and whether any is a finding: more than a point, and
-    more than chance explains (McNemar's test on the examples that the two attacks disagree about)."""
-    largest, finding = 0.0, False
-    for weaker, stronger in pairwise(rights):
-        up, down = int((stronger & ~weaker).sum()), int((weaker & ~stronger).sum())
-        rise = (up - down) / len(weaker)
-        largest = max(largest, rise)
-        finding = finding or (rise > SLACK and up - down > 1.96 * math.sqrt(up + down))
-    return largest, finding
+    """The largest rise of accuracy from one attack to the next, and whether any is a finding."""
+    falls = [outdone(stronger, weaker, SLACK) for weaker, stronger in pairwise(rights)]
+    return max((0.0, *(fall for fall, _ in falls))), any(finding for _, finding in falls)
 
 
 def large_eps(accuracy: float | None, eps: float, classes: int) -> Check:
@@ -124,12 +107,3 @@ def large_eps(accuracy: float | None, eps: float, classes: int) -> Check:
         f"accuracy {accuracy:.1%} at eps {eps:g}, where chance is {1 / classes:.1%}",
         "With so large a ball every prediction can be changed; an attack that cannot is broken by this model.",
     )
-
-
-def reaching_grey(threat: Threat, x: Tensor, low: float, high: float) -> float | None:
-    """The smallest power-of-two multiple of the threat's eps that lets every x become mid-grey; None if none does."""
-    grey = torch.full_like(x, (low + high) / 2)
-    for power in range(1, 13):
-        if threat.scaled(math.ldexp(1.0, power)).contains(grey, x).all():
-            return math.ldexp(1.0, power)
-    return None

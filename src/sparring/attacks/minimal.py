@@ -1,0 +1,73 @@
+"""Minimal-norm attacks look for the nearest lost point, however far: `within` cuts one to the threat, and the rest of
+this file serves those that step onto linearised boundaries."""
+
+import torch
+from torch import Tensor
+
+from sparring.core.attack import Attack
+from sparring.core.gain import Gain, RivalGain
+from sparring.core.standing import per_example
+from sparring.core.threat import Metric, Threat
+
+
+def within(attack: Attack) -> Attack:
+    """The attack's z where the threat contains it, and x elsewhere: a minimal-norm attack asked about one radius.
+
+    Bind `early_stop=True` where the attack has it, `within(partial(fab, early_stop=True))`, and an example leaves as
+    soon as a lost point inside eps is found.
+    """
+
+    def attack_within(gain: Gain, x: Tensor, threat: Threat, /, *, rng: torch.Generator | None = None) -> Tensor:
+        z = attack(gain, x, threat, rng=rng)
+        return torch.where(per_example(threat.contains(z, x), x), z, x.detach())
+
+    return attack_within
+
+
+def widened(x: Tensor) -> Tensor:
+    """x at least in float32: half precision does not hold the last steps of a search."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def boxed(z: Tensor, threat: Metric) -> Tensor:
+    return z.clamp(threat.low, threat.high)
+
+
+def keep_nearest(z: Tensor, far: Tensor, lost: Tensor, rows: Tensor, best: Tensor, record: Tensor) -> None:
+    """Write into best and record, at these rows, each z that is lost and nearer (`far [B]`) than the record."""
+    nearer = lost & (far < record[rows])
+    best[rows] = torch.where(per_example(nearer, z), z, best[rows])
+    record[rows] = torch.where(nearer, far, record[rows])
+
+
+def closer(gain: RivalGain, z: Tensor, x: Tensor, threat: Metric, steps: int) -> Tensor:
+    """Lost points on the segments between x and the lost points z: regula falsi on the strongest rival.
+
+    Each step asks where the straight line through the two ends of the bracket crosses zero, and a twentieth of the
+    bracket further out: on a gain that is linear along the segment every step is lost and the bracket shrinks
+    twentyfold.
+
+    Args:
+        gain: narrowed to these examples.
+        z: lost points `[B, ...]`.
+        x: standing points `[B, ...]`.
+        threat: whose box counts.
+        steps: forward passes, beside one at each end.
+
+    Returns:
+        Lost points `[B, ...]`, none farther from x than z was.
+    """
+    start, way = widened(x), widened(z) - widened(x)
+    with torch.no_grad():
+        inner, outer = gain.rivals(x).amax(1), gain.rivals(z).amax(1)
+        near, far = torch.zeros_like(inner), torch.ones_like(outer)
+        for _ in range(steps):
+            crossing = (-inner / (outer - inner).clamp(min=torch.finfo(inner.dtype).tiny)).clamp(0, 1)
+            at = near + (far - near) * (crossing + 0.05).clamp(max=0.95)
+            tried = boxed(start + per_example(at, way) * way, threat).to(x.dtype)
+            ahead = gain.rivals(tried).amax(1)
+            lost = ahead > 0
+            z = torch.where(per_example(lost, z), tried, z)
+            near, inner = torch.where(lost, near, at), torch.where(lost, inner, ahead)
+            far, outer = torch.where(lost, at, far), torch.where(lost, ahead, outer)
+    return z
