@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparring.core.pgd import pgd
 from sparring.core.gain import ClassifierGain
 from sparring.core.gradient import frozen
 from sparring.core.payoff import cross_entropy
+from sparring.core.pgd import pgd
 from sparring.core.threat import Linf
 
 EPS, BATCH, BAR = 0.3, 128, 1.05

@@ -151,9 +151,7 @@ def test_every_point_judged_is_allowed_and_the_best_of_them_is_returned(
     attack: Any, threat: Threat, dtype: torch.dtype, curved: nn.Module, images: Images, rng: torch.Generator
 ) -> None:
     low, high = getattr(threat, "low", 0.0), getattr(threat, "high", 1.0)
-    x = (
-        ((images[0][:12] - 0.5) * 2 + 0.5).clamp(low, high).to(dtype)
-    )  # a third of the pixels are on the edge of the box
+    x = (2 * images[0][:12] - 0.5).to(dtype).clamp(low, high)  # many a pixel is on the edge of the box
     curved = curved.to(dtype)
     y = curved(x).argmax(1)
     before = x.clone()
@@ -480,11 +478,16 @@ def test_bumps_spend_the_whole_ball(
         assert torch.equal(proposals.z, torch.where(rise.reshape(-1, *[1] * len(shape)), z, before))
 
 
-def test_bumps_regain_what_the_box_cut_off(rng: torch.Generator) -> None:
-    """Half of the start is cut off by the edge of the box; what is free goes into the next windows."""
+def test_bumps_regain_what_the_box_cuts_off(rng: torch.Generator) -> None:
+    """At a corner of the box half of a pair of bumps is cut off: the other half is stretched to the same length."""
     x = slope(4, 1, 8, 8)[1].round()
     z = square(Slope(torch.where(x.flatten(1) > 0.5, -1.0, 1.0)), x, L2(0.5), queries=400, rng=rng)
     assert (L2(0.5).distance(z, x) > 0.49).all()
+    for ball, p, decay in ((L2(0.5), 2, 2), (L1(2.0), 1, 4)):
+        proposals = Bumps(x, ball, 50, ball=ball, p=p, decay=decay, p_init=0.8, rng=rng)
+        radius = torch.full((4,), ball.eps, dtype=torch.float64)
+        for z in (proposals.z, *(proposals.propose(step) for step in range(50))):
+            torch.testing.assert_close(ball.distance(z, x), radius, rtol=1e-5, atol=0)
 
 
 def test_a_bump_is_layers_of_falling_height() -> None:

@@ -87,6 +87,25 @@ def test_lost_examples_cost_nothing_further(rng: torch.Generator) -> None:
     assert (~lost).any()
 
 
+def test_who_one_rival_has_beaten_is_not_given_to_the_next() -> None:
+    model, x, y = several(4)
+    gain = ClassifierGain(model, y, margin)
+    given: list[Tensor] = []
+
+    def attack(gain: Any, x: Tensor, threat: Threat, /, *, rng: torch.Generator | None = None) -> Tensor:
+        given.append(x)
+        return apgd(gain, x, threat, steps=5, rng=torch.Generator().manual_seed(len(given)))
+
+    z = targeted(attack, count=1)(gain, x, FAR[0])
+    beaten = gain.judge(z)[1]
+    assert 0 < beaten.sum() < len(x)
+    given.clear()
+    again = targeted(attack, count=2)(gain, x, FAR[0])
+    assert [len(part) for part in given] == [len(x), int((~beaten).sum())]
+    assert torch.equal(given[1], x[~beaten])
+    assert torch.equal(again[beaten], z[beaten])
+
+
 def test_the_best_by_the_gain_itself_is_kept() -> None:
     """The second rival's pull is higher, the gain is not: the first place's point stays."""
     model, x, y = several(3)

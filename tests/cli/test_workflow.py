@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import sparring
 from sparring.cli import main
@@ -228,3 +231,94 @@ def test_the_same_command_resumes_after_a_kill_without_a_run_folder_of_its_own(w
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=workplace, check=True)
     assert done.stdout.strip() == str(folder.relative_to(workplace))
     assert json.loads((folder / "record.json").read_text())["status"] == "done"
+
+
+FACTORY = """
+from torch import nn
+
+def tiny(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's own model, with its weights saved as safetensors, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "mine.py").write_text(FACTORY)
+    torch.manual_seed(0)
+    save_file({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, tmp_path / "tiny.safetensors")
+    return tmp_path
+
+
+def test_a_model_that_sparring_did_not_train_is_evaluated_and_reported(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = ["--model", "mine:tiny", "--weights", "tiny.safetensors", "--data", "digits"]
+    assert main(["evaluate", *mine, "--run", "out", "--examples", "30", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["threat"]["norm"] == "linf"
+    assert result["n"] == 30
+    assert main(["evaluate", "out", "--examples", "30", "--json", "--eps", "0.2"]) == 0  # the folder is a run like any
+    assert json.loads(capsys.readouterr().out)["threat"]["eps"] == 0.2
+    assert main(["report", "out"]) == 0
+    assert "external" in (own / "out" / "report.md").read_text()
+
+
+def test_several_threats_and_what_is_beyond_the_ball_are_written_into_the_record(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    more = ["--threat", "linf", "l2", "--shift", "--unseen", "--explain", "--outside", "cifar-like.npz"]
+    images = {"x_train": np.zeros((4, 9, 9, 3), np.uint8), "y_train": np.arange(4) % 2}
+    noise = np.random.default_rng(0).integers(0, 255, (20, 9, 9, 3)).astype(np.uint8)
+    np.savez(tmp_path / "cifar-like.npz", **images, x_test=noise, y_test=np.arange(20) % 2)
+    more[-1] = str(tmp_path / "cifar-like.npz")
+    assert main(["evaluate", str(copy), "--examples", "20", *more]) == 0
+    said = capsys.readouterr().out
+    for word in (
+        "union",
+        "patch",
+        "rotation",
+        "linf (trained against)",
+        "corruptions, mean",
+        "AUROC of energy",
+        "ECE clean",
+    ):
+        assert word in said
+    facts = json.loads((copy / "record.json").read_text())["evaluation"]
+    assert set(facts["unseen"]) == {"linf", "l2", "patch", "frame", "rotation", "flow", "colour"} | (
+        {"l1"} & set(facts["unseen"])
+    )
+    assert len(facts["shift"]["corruptions"]) == 15
+    assert [other["threat"]["norm"] for other in facts["others"]] == ["l2"]
+    assert (copy / "explanations.safetensors").exists()
+    assert not (copy / ".evaluation").exists()
+    outcomes = load_file(copy / "outcomes.safetensors")
+    assert outcomes["worst"].sum().item() / 20 == facts["results"]["worst"]["accuracy"]
+    assert main(["evaluate", str(copy), "--examples", "20", "--reference", str(copy), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shift"]["mce"] == pytest.approx(1.0)
+
+
+def test_an_evaluation_that_was_killed_goes_on(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    command = ["evaluate", str(copy), "--examples", "60", "--batch-size", "16", "--suite", "standard"]
+    with subprocess.Popen([sys.executable, "-m", "sparring", *command], stderr=subprocess.DEVNULL) as process:
+        while not list(copy.glob(".evaluation/*")):
+            time.sleep(0.05)
+        process.kill()
+    kept = {file.name: file.stat().st_mtime_ns for file in copy.glob(".evaluation/*.safetensors")}
+    assert kept
+    assert main([*command, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "going on with what an interrupted evaluation left" in captured.err
+    resumed = json.loads(captured.out)
+    fresh = tmp_path / "fresh"
+    shutil.copytree(run, fresh)
+    assert main(["evaluate", str(fresh), *command[2:], "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    for name, row in whole["results"].items():
+        assert {**resumed["results"][name], "seconds": 0} == {**row, "seconds": 0}

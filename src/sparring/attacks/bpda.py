@@ -37,7 +37,7 @@ class Bpda(nn.Module):
                 f"The 'stand_in' parameter must give the shape of 'exact', {tuple(y.shape)}. "
                 f"Got {tuple(soft.shape)} instead."
             )
-        out: Tensor = soft + (y - soft).detach(); _Replace.apply(soft, y)  # type: ignore[no-untyped-call]
+        out: Tensor = _Replace.apply(soft, y)  # type: ignore[no-untyped-call]
         return out
 
 

@@ -25,8 +25,8 @@ def search_constant(
 ) -> None:
     """Descend `search_steps` times from the same beginning: c grows tenfold until it wins, then it is bisected.
 
-    An example whose least objective has not fallen by 0.01 % in the last tenth of the steps ends this descent early,
-    and alone. After ten searches or more, the last one repeats the least constant that won.
+    An example ends a descent early, and alone, when neither its least objective has fallen by 0.01 % nor a nearer point
+    been found in the last two tenths of the steps, or in the first. After ten searches or more, the last one repeats the least constant that won.
     """
     c = torch.full((len(run),), initial_constant, dtype=run.origin.dtype, device=run.x.device)
     low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
@@ -42,20 +42,21 @@ def search_constant(
 def _descend(run: Nearest, move: Move, state: State, c: Tensor, steps: int, confidence: float) -> None:
     rows = torch.arange(len(run), device=run.x.device)
     part, before = run.take(rows), c * (confidence - run.ahead).clamp(min=0)
-    lowest, least = before, run.least
+    lowest, least, idle = before, run.least, torch.ones_like(rows)
     tenth = max(1, steps // 10)
     for step in range(steps):
         state, objective = move(part, c, state, step)
         lowest = torch.minimum(lowest, objective)
         if (step + 1) % tenth or step == steps - 1:
             continue
-        stay = ((lowest <= PROGRESS * before) | (part.least < least)).nonzero().squeeze(1)
-        before = lowest = lowest[stay]
-        least = part.least[stay]
+        progress = (lowest <= PROGRESS * before) | (part.least < least)
+        idle = torch.where(progress, 0, idle + 1)
+        before, least, stay = lowest, part.least, (idle < 2).nonzero().squeeze(1)
         if len(stay) < len(rows):
             run.put(rows, part)
             if len(stay) == 0:
                 return
             rows, part, c = rows[stay], part.take(stay), c[stay]
-            state = tuple(value[stay] for value in state)
+            before, least, idle = before[stay], least[stay], idle[stay]
+            lowest, state = before, tuple(value[stay] for value in state)
     run.put(rows, part)

@@ -1,4 +1,4 @@
-"""DeepFool: step onto the nearest linearised boundary until the class changes, and a line search back."""
+"""DeepFool: step onto the nearest linearised boundary until the class changes, and a search back."""
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ from sparring.core.standing import check_count, check_positive
 from sparring.core.threat import Threat
 
 SEARCH = 3
-"""Forward passes of the line search: each leaves about a twentieth of what the overshoot and the last step went too
-far."""
+"""Forward passes of the search back: each leaves about a twentieth of what the last step and the overshoot were too
+long."""
 
 
 def deepfool(
@@ -29,8 +29,9 @@ def deepfool(
     neural networks", 2016, algorithm 2, for any norm (section 3.3) and inside the box.
 
     The total step r grows by the shortest step from z to the nearest linearised boundary, z = x + (1 + overshoot) r;
-    an example leaves at its first lost z. Departs from the paper in the box, which the steps know of, and in a line
-    search from the lost point towards x, of three forward passes and one at each end.
+    an example leaves at its first lost z. Departs from the paper in the box, which the steps know of, and in a
+    search for a nearer lost point by projecting the first onto smaller balls, of three forward passes and one at each
+    end.
 
     Args:
         gain: what is climbed; needs `rivals`.
@@ -55,7 +56,7 @@ def deepfool(
     start = z = widened(x)
     total, here, space = torch.zeros_like(z), standing, ball
     for step in range(steps + 1):
-        asked = z.to(x.dtype).requires_grad_(step < steps)
+        asked = z.to(x.dtype).detach().requires_grad_(step < steps)
         with torch.set_grad_enabled(step < steps):
             ahead = here.rivals(asked)
         lost = (ahead.detach() > 0).any(1)

@@ -40,7 +40,7 @@ def fab(
     starts at x, the others at a random point half as far away as the nearest lost point so far, or as eps. Departs from
     the paper in three points: the nearest boundary is the one with the shortest step inside the box, not with the least
     ratio of value and dual norm; a z farther away than the nearest lost point so far is taken for lost without asking
-    (98 of 100 are; norms came out the same to four digits); the final search is regula falsi between x and the point.
+    (98 of 100 are; norms came out the same to four digits); the final search shrinks the ball around x that the point is projected onto.
 
     Args:
         gain: what is climbed; needs `rivals`.
@@ -122,7 +122,7 @@ class _Walk:
         """From z `[B, ...]`, with the nearest lost points kept at these rows of best and record."""
         kind, x = x.dtype, widened(x)
         for _ in range(self.steps):
-            asked = z.to(kind).requires_grad_()
+            asked = z.to(kind).detach().requires_grad_()
             with torch.enable_grad():
                 ahead = gain.rivals(asked)
             plane = nearest_plane(ahead, asked, _strongest(ahead.detach(), rival), threat)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from sparring.attacks.nearest import Nearest, leader, prepared
+from sparring.attacks.nearest import Lead, Nearest, leader, prepared
 from sparring.core.gain import Gain
 from sparring.core.sparse import Grained
 from sparring.core.standing import check_count, check_positive
@@ -22,6 +22,7 @@ def fmn(
     final_step_size: float | None = None,
     gamma: float = 0.05,
     final_gamma: float = 0.001,
+    lead: Lead = leader,
     rng: torch.Generator | None = None,
 ) -> Tensor:
     """The nearest lost point of a gradient ascent that is projected onto a ball around x, whose radius follows the
@@ -41,6 +42,8 @@ def fmn(
         final_step_size: of the last, after cosine annealing; by default a hundredth of the first.
         gamma, final_gamma: relative change of the radius in the first and the last step, in the range (0, 1); counted
             coordinates change by one at least.
+        lead: what of the rivals to climb: by default the strongest, as in the paper; `nearest.all_rivals` takes the
+            direction of cross-entropy, which tends to come nearer in L2 and L1.
         rng: source of the direction where the gradient is zero at x.
 
     Returns:
@@ -61,7 +64,7 @@ def fmn(
             raise ValueError(f"The {name!r} parameter must be in the range (0, 1). Got {value!r} instead.")
     if len(x) == 0:
         return x
-    run, rows = Nearest.start(gain, x, metric, leader)
+    run, rows = Nearest.start(gain, x, metric, lead)
     if len(run) == 0:
         return x
     z, spark, farthest = run.origin, run.spark(rng), run.farthest()
@@ -80,7 +83,7 @@ def fmn(
         eps = torch.where(run.lost, torch.minimum(shrunk, run.least), grown)
         eps = torch.minimum(eps, farthest).clamp(min=0)
         z = run.threat.within(z + alpha * run.direction(spark), run.origin, eps.to(z.dtype))
-        run.visit(z, with_gradient=step < steps - 1)
+        run.visit(z, lead, with_gradient=step < steps - 1)
     return run.into(x, rows)
 
 

@@ -41,30 +41,31 @@ def keep_nearest(z: Tensor, far: Tensor, lost: Tensor, rows: Tensor, best: Tenso
 
 
 def closer(gain: RivalGain, z: Tensor, x: Tensor, threat: Metric, steps: int) -> Tensor:
-    """Lost points on the segments between x and the lost points z: regula falsi on the strongest rival.
+    """Lost points between the lost points z and x: z is projected onto smaller balls around x.
 
-    Each step asks where the straight line through the two ends of the bracket crosses zero, and a twentieth of the
-    bracket further out: on a gain that is linear along the segment every step is lost and the bracket shrinks
-    twentyfold.
+    Regula falsi on the strongest rival finds the radius. Each step asks where the straight line through the two ends of
+    the bracket crosses zero, and a twentieth of the bracket further out: on a gain that is linear along the way every
+    step is lost and the bracket shrinks twentyfold.
 
     Args:
         gain: narrowed to these examples.
         z: lost points `[B, ...]`.
         x: standing points `[B, ...]`.
-        threat: whose box counts.
+        threat: whose balls and box count.
         steps: forward passes, beside one at each end.
 
     Returns:
         Lost points `[B, ...]`, none farther from x than z was.
     """
-    start, way = widened(x), widened(z) - widened(x)
+    start, end = widened(x), widened(z)
+    radius = threat.distance(end, start)
     with torch.no_grad():
         inner, outer = gain.rivals(x).amax(1), gain.rivals(z).amax(1)
         near, far = torch.zeros_like(inner), torch.ones_like(outer)
         for _ in range(steps):
             crossing = (-inner / (outer - inner).clamp(min=torch.finfo(inner.dtype).tiny)).clamp(0, 1)
             at = near + (far - near) * (crossing + 0.05).clamp(max=0.95)
-            tried = boxed(start + per_example(at, way) * way, threat).to(x.dtype)
+            tried = threat.within(end, start, at * radius).to(x.dtype)
             ahead = gain.rivals(tried).amax(1)
             lost = ahead > 0
             z = torch.where(per_example(lost, z), tried, z)

@@ -27,8 +27,8 @@ def square(
     adversarial attack via random search", 2020, algorithms 1 to 3; in L1 Croce & Hein, "Mind the box", 2021.
 
     Departs from the paper in one sequence of squares for the whole batch; in squares that also reach the last row and
-    column; in turning the signs of a square that would change nothing; in intervals where the input is no image. L2 and
-    L1 leave out the paper's last renormalisation, which but for rounding changes nothing.
+    column; in turning the signs of a square that would change nothing; in intervals where the input is no image; and in
+    L2 and L1 in stretching what is left when the box cuts a point off, so that it comes back to the sphere.
 
     Args:
         gain: judges `z [B, ...]` and is climbed: the margin, in the paper.

@@ -13,7 +13,7 @@ CELLS = 5
 
 
 class Bumps:
-    """Points on a ball sum |z - x|^p <= eps^p, at most: what does not fit the box is lost until a later proposal.
+    """Points of a ball sum |z - x|^p <= eps^p.
 
     A proposal empties two windows and gives what was in them, and what the ball still has to give, to the first: to the
     sum of a new pair of bumps and of what was there, both at unit length.
@@ -91,8 +91,12 @@ class Bumps:
         return float(torch.finfo(self._base.dtype).tiny)
 
     def _cut(self, d: Tensor) -> Tensor:
-        """x + d in the box, and in the mask if there is one; d is inside the ball, and neither takes it out."""
-        z = (self._base + d).clamp_(self._ball.low, self._ball.high).to(self._x.dtype).reshape(self._x.shape)
+        """x + d in the box (and in the mask if there is one), after d `[B, C, H, W]`, no longer than the ball allows,
+        has been stretched by as much as the box cuts off."""
+        low, high = self._ball.low, self._ball.high
+        d = (self._base + d).clamp_(low, high).sub_(self._base)
+        d *= (self._budget / self._mass(d).clamp_(min=1e-12 * self._budget)).clamp_(min=1) ** (1 / self._p)
+        z = (self._base + d).clamp_(low, high).to(self._x.dtype).reshape(self._x.shape)
         return self._threat.project(z, self._x) if isinstance(self._threat, Masked) else z
 
     def _grid(self, rng: torch.Generator | None) -> Tensor:

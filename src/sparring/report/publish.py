@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sparring.report import markdown as _markdown
-from sparring.report import plots
+from sparring.report import canvas
 from sparring.report.blocks import Mark, Page
 
 SHAPES = {
@@ -34,7 +34,7 @@ def html(page: Page) -> str:
     )
     environment.filters["svg"] = Markup
     environment.filters["shape"] = _shape
-    environment.filters["series"] = lambda mark: mark.index % plots.COLOURS + 1
+    environment.filters["series"] = lambda mark: mark.index % canvas.COLOURS + 1
     return environment.get_template("report.html.j2").render(page=page)
 
 
@@ -59,4 +59,4 @@ def replace(path: Path, text: str) -> None:
 
 
 def _shape(mark: Mark) -> Markup:
-    return Markup(SHAPES[plots.marker_of(mark)])
+    return Markup(SHAPES[canvas.marker_of(mark)])

@@ -105,9 +105,12 @@ _PUBLISHED: dict[str, _Published] = {
 
 
 def customary(name: str) -> Mapping[str, float]:
-    """The radius that the field uses on a named data set, per norm; empty where there is no custom."""
+    """The radius that the field uses on a named data set, per norm; empty where there is no custom.
+
+    The digits have no custom: theirs are ours, half of MNIST's in Linf and L2, of about the same strength in L1.
+    """
     if name == "digits":
-        return {"linf": 0.15}
+        return {"linf": 0.15, "l2": 0.5, "l1": 2.0}
     return _PUBLISHED[name].customary if name in _PUBLISHED else {}
 
 
