@@ -30,7 +30,7 @@ SETS = {"digits": (("standard", "pgd-at", *MIXED), DIGITS), "mnist": (("pgd-at",
 def measure(folder: Path, system: str, flags: tuple[str, ...], seed: int) -> dict[str, Any]:
     """Train and evaluate one run (a finished one is not trained again), and return its record."""
     assert sparring(["train", *system.split(), *flags, "--seed", str(seed), "--run", str(folder)]) == 0
-    assert sparring(["evaluate", str(folder)]) == 0
+    assert sparring(["evaluate", str(folder), "--suite", "foundation", "--precision", "32"]) == 0
     return dict(json.loads((folder / "record.json").read_text()))
 
 

@@ -1,9 +1,10 @@
-"""`sparring list`: the systems, data sets and models there are, and the runs made so far."""
+"""`sparring list`: the systems, attacks, data sets and models there are, and the runs made so far."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparring.attacks import ATTACKS
 from sparring.commands.flags import RUNS, parse
 from sparring.domains.image.data import NAMES as DATA
 from sparring.domains.image.models import SPECS
@@ -13,7 +14,7 @@ from sparring.systems import NAMES as SYSTEMS
 
 @dataclass(frozen=True)
 class Flags:
-    """List the systems, data sets and models there are, and the runs under a folder."""
+    """List the systems, attacks, data sets and models there are, and the runs under a folder."""
 
     run: Path | None = None
     """A run folder, or a folder of them; by default runs/."""
@@ -27,6 +28,9 @@ def run(arguments: Sequence[str]) -> int:
     print("systems (sparring train SYSTEM --help shows the card and every flag)")
     for name, summary in SYSTEMS:
         print(f"  {name:<12}{summary}")
+    print("attacks (from MODULE import NAME; docs/evaluation.md)")
+    for name, module, summary in ATTACKS:
+        print(f"  {name:<16}{module.removeprefix('sparring.'):<28}{summary}")
     print(f"data    {', '.join(DATA)}, hf:NAME, or a path")
     print(f"models  {', '.join(SPECS)} (any wrn-DEPTH-WIDTH), or package.module:factory")
     place = flags.run or RUNS

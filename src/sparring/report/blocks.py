@@ -20,12 +20,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell. `share` draws a small interval bar beside the text."""
+    """A table cell. `share` draws a small interval bar beside the text, `detail` is a quiet second line, and `heat` in
+    [0, 1] shades the cell."""
 
     text: str
     tone: Tone = ""
     mark: Mark | None = None
     share: Estimate | None = None
+    detail: str = ""
+    heat: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Rows of pictures of one run: clean, perturbation, adversarial."""
+    """Groups of pictures of one run; `head` says what the pictures of a group are. A group is three pictures wide."""
 
-    mark: Mark
     caption: str
+    head: Sequence[str]
     rows: Sequence[Sequence[Picture]]
     kind: str = "gallery"
 

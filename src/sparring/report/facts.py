@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sparring.report import words
@@ -18,8 +18,47 @@ class Group:
     runs: Sequence[Run]
 
 
+@dataclass(frozen=True)
+class Suite:
+    """How a run was attacked. `sequential`: each attack saw only what those before it left standing."""
+
+    name: str
+    sequential: bool
+    bound: str
+
+
 def mark(run: Run) -> Mark:
     return Mark(run.letter, run.name, run.index)
+
+
+def label(run: Run) -> str:
+    """ "A pgd-at"."""
+    return f"{run.letter} {run.name}"
+
+
+def views(run: Run) -> list[Run]:
+    """The run as evaluated under each of its threat models alone: what was found under the first is the run itself."""
+    evaluation = mapping(run.record, "evaluation")
+    shared = {key: evaluation[key] for key in ("split", "seed", "weights", "command") if key in evaluation}
+    others = items(evaluation, "others")
+    return [run, *(replace(run, record={**run.record, "evaluation": {**shared, **other}}) for other in others)]
+
+
+def suite(run: Run) -> Suite | None:
+    """None for a record that names none."""
+    found = mapping(run.record, "evaluation", "suite")
+    name = text(found, "name")
+    return Suite(name, find(found, "sequential") is True, text(found, "bound")) if name else None
+
+
+def union(run: Run) -> Estimate | None:
+    """Accuracy when the adversary may choose among all threat models of the evaluation."""
+    return estimate(find(run.record, "evaluation", "union"))
+
+
+def adversarial(run: Run) -> bool:
+    """Whether the run trained against an adversary: every system but standard training, and a model from elsewhere."""
+    return text(run.record, "system") not in ("", "standard", "external")
 
 
 def evaluated(run: Run) -> bool:
@@ -66,9 +105,13 @@ def threat(run: Run) -> Mapping[str, Any]:
 
 
 def training_eps(run: Run) -> float | None:
-    """The eps that the model was trained with, which a sweep marks."""
+    """The eps that the model was trained with, which a sweep marks: None if it trained in another norm, or with none."""
+    configured = find(run.record, "config", "threat")
+    norm = text(configured, "norm") if isinstance(configured, Mapping) else configured
+    if not adversarial(run) or norm != text(threat(run), "norm"):
+        return None
     eps = number(run.record, "config", "eps")
-    return eps if eps is not None else number(run.record, "config", "threat", "eps")
+    return eps if eps is not None else number(configured, "eps")
 
 
 def data(run: Run) -> str:
@@ -100,12 +143,18 @@ def failed(run: Run) -> list[Mapping[str, Any]]:
     return [check for check in checks(run) if text(check, "verdict") != "pass"]
 
 
+def all_checks(run: Run) -> tuple[int, int]:
+    """How many checks failed, of how many, under all threat models of the evaluation."""
+    each = views(run)
+    return sum(len(failed(view)) for view in each), sum(len(checks(view)) for view in each)
+
+
 def checks(run: Run) -> list[Mapping[str, Any]]:
     return items(run.record, "evaluation", "checks")
 
 
 def refused(run: Run) -> int:
-    """Adversarial examples that lay outside the threat model, over all attacks."""
+    """Adversarial examples that lay outside the threat model, over all attacks of one suite."""
     return sum(count(result, "refused") or 0 for result in results(run).values())
 
 
@@ -113,8 +162,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     """The runs by data and threat model, in order of first appearance."""
     found: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
-        key = (data(run), text(run.record, "data", "fingerprint"), repr(_key(threat(run))))
-        found.setdefault(key, []).append(run)
+        found.setdefault((*data_key(run), repr(threat_key(threat(run)))), []).append(run)
     titles = [f"{data(members[0])}, {words.threat_name(threat(members[0]))}" for members in found.values()]
     same = Counter(titles)
     for i, members in enumerate(found.values()):
@@ -123,13 +171,27 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     return [Group(title, members) for title, members in zip(titles, found.values(), strict=True)]
 
 
+def by_data(runs: Sequence[Run]) -> list[Group]:
+    """The runs by data alone, for what does not depend on the threat model."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault(data_key(run), []).append(run)
+    same = Counter(name for name, _ in found)
+    titles = [f"{name} (data fingerprint {mark[:12]})" if same[name] > 1 and mark else name for name, mark in found]
+    return [Group(title, members) for title, members in zip(titles, found.values(), strict=True)]
+
+
+def data_key(run: Run) -> tuple[str, str]:
+    return data(run), text(run.record, "data", "fingerprint")
+
+
 def lacking(runs: Sequence[Run], has: Callable[[Run], bool], what: str) -> list[Block]:
     """A note on the runs whose record lacks what a section shows; nothing when none does."""
-    names = [f"{run.letter} {run.name}" for run in runs if not has(run)]
+    names = [label(run) for run in runs if not has(run)]
     return [Text(f"Not shown: the record of {words.listing(names)} holds {what}.", note=True)] if names else []
 
 
-def _key(described: Mapping[str, Any]) -> object:
+def threat_key(described: Mapping[str, Any]) -> object:
     """A threat model without what a record made before evaluation leaves out: default bounds, an L1 step's sparsity."""
     bounds = {"low": 0.0, "high": 1.0}
     kept = {name: value for name, value in described.items() if name != "sparsity" and value is not None}

@@ -46,9 +46,12 @@ def _block(block: Block) -> list[str]:
         case Bullets():
             return [f"- {escape(item)}" for item in block.items]
         case Gallery():
-            head = [Cell("Clean"), Cell("Perturbation"), Cell("Attacked")]
-            rows = [[Cell(f"{picture.title}, {picture.detail}", picture.tone) for picture in row] for row in block.rows]
-            return [f"### {_run(block.mark)}", "", escape(block.caption), "", *_table(head, rows)]
+            head = [Cell(title) for title in block.head]
+            rows = [
+                [Cell(", ".join(part for part in (p.title, p.detail) if part), p.tone) for p in row]
+                for row in block.rows
+            ]
+            return [escape(block.caption), "", *_table(head, rows)]
         case Figures():
             return []
 
@@ -58,12 +61,13 @@ def _table(head: Sequence[Cell], rows: Sequence[Sequence[Cell]]) -> list[str]:
 
 
 def _row(cells: Sequence[Cell]) -> str:
-    return "| " + " | ".join(_run(cell.mark) if cell.mark else _emphasis(cell) for cell in cells) + " |"
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
 
 
-def _emphasis(cell: Cell) -> str:
-    text = escape(cell.text)
-    return f"**{text}**" if cell.tone in ("strong", "bad") and text else text
+def _cell(cell: Cell) -> str:
+    text = _run(cell.mark) if cell.mark else escape(cell.text)
+    text = f"**{text}**" if cell.tone in ("strong", "bad") and text else text
+    return f"{text}, {escape(cell.detail)}" if cell.detail else text
 
 
 def _run(mark: Mark) -> str:

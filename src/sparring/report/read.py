@@ -5,16 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+from sparring.report.tensors import Stored, examples, maps, outcomes
 
 FORMAT = 1
 """The version of the record's layout that this reader knows."""
-
-TENSORS = ("x", "z", "y", "clean_prediction", "adversarial_prediction", "clean_confidence", "adversarial_confidence")
-"""What `examples.safetensors` holds: inputs and their attacked twins `[k, C, H, W]`, the rest `[k]`."""
 
 
 class ReportError(ValueError):
@@ -23,7 +19,8 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share of n examples and the ends of its 95 % interval; None for what the record does not say."""
+    """A share of n examples, or another figure of them, and the ends of its 95 % interval; None for what the record
+    does not say."""
 
     value: float
     low: float | None
@@ -41,8 +38,9 @@ class Run:
         letter: "A" for the first: how plots and tables name it.
         name: the system, with whatever tells it from another run of the same system.
         record: the parsed record, as found.
-        examples: the tensors of `TENSORS`, or None.
-        problem: why there are no examples, as a clause; "" when there are some.
+        examples: a few attacked inputs, as `sparring.report.tensors.examples` has them.
+        outcomes: which test examples are right after each attack, likewise.
+        maps: explanations of a few inputs, likewise.
     """
 
     folder: Path
@@ -50,8 +48,9 @@ class Run:
     letter: str
     name: str
     record: Mapping[str, Any]
-    examples: "Mapping[str, np.ndarray[Any, Any]] | None"
-    problem: str
+    examples: Stored
+    outcomes: Stored
+    maps: Stored
 
 
 def load(folders: Sequence[Path]) -> list[Run]:
@@ -62,8 +61,13 @@ def load(folders: Sequence[Path]) -> list[Run]:
     names = _names([Path(folder) for folder in folders], records)
     runs = []
     for i, (folder, record, name) in enumerate(zip(folders, records, names, strict=True)):
-        examples, problem = _examples(Path(folder) / "examples.safetensors")
-        runs.append(Run(Path(folder), i, letter(i), name, record, examples, problem))
+        at = Path(folder)
+        stored = (
+            examples(at / "examples.safetensors"),
+            outcomes(at / "outcomes.safetensors"),
+            maps(at / "explanations.safetensors"),
+        )
+        runs.append(Run(at, i, letter(i), name, record, *stored))
     return runs
 
 
@@ -109,12 +113,13 @@ def mapping(record: Any, *keys: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def estimate(record: Any, key: str = "accuracy") -> Estimate | None:
-    """The estimate `{key, low, high, n}`, or None if its value is missing."""
+def estimate(record: Any, key: str = "accuracy", *, n: int | None = None) -> Estimate | None:
+    """The estimate `{key, low, high, n}`, or None if its value is missing; n is for a record that has it elsewhere."""
     value = number(record, key)
     if value is None:
         return None
-    return Estimate(value, number(record, "low"), number(record, "high"), count(record, "n"))
+    own = count(record, "n")
+    return Estimate(value, number(record, "low"), number(record, "high"), n if own is None else own)
 
 
 def is_number(value: Any) -> bool:
@@ -135,27 +140,6 @@ def _record(folder: Path) -> Mapping[str, Any]:
     if record.get("format", FORMAT) != FORMAT:
         raise ReportError(f"'{path}' must be a record of format {FORMAT}. Got {record['format']!r} instead.")
     return record
-
-
-def _examples(path: Path) -> "tuple[Mapping[str, np.ndarray[Any, Any]] | None, str]":
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        return None, "no examples were stored"
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        return None, f"examples.safetensors cannot be read ({error})"
-    absent = [name for name in TENSORS if name not in tensors]
-    if absent:
-        return None, f"examples.safetensors lacks {', '.join(absent)}"
-    x = tensors["x"]
-    if x.ndim != 4 or tensors["z"].shape != x.shape:
-        return None, f"its stored examples are not images (x has shape {list(x.shape)})"
-    if any(tensors[name].shape != x.shape[:1] for name in TENSORS[2:]):
-        return None, "the tensors of examples.safetensors differ in length"
-    return (tensors, "") if len(x) and x.size else (None, "no examples were stored")
 
 
 def _names(folders: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> list[str]:
