@@ -1,10 +1,10 @@
 """DeepFool and FAB: the nearest lost point of a linear model is known; on any model, what they return is checked."""
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -77,7 +77,7 @@ def rises(model: nn.Linear, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 @each_attack
 @each_kind
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10_000), k=st.sampled_from([2, 3, 6]))
 def test_the_nearest_lost_point_of_a_linear_model_is_at_the_margin_over_the_dual_norm(
     attack: Attack, kind: Any, seed: int, k: int
@@ -96,7 +96,7 @@ def test_the_nearest_lost_point_of_a_linear_model_is_at_the_margin_over_the_dual
 
 @each_attack
 @each_kind
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), k=st.sampled_from([2, 5]))
 def test_the_nearest_lost_point_of_a_linear_model_inside_the_box(attack: Attack, kind: Any, seed: int, k: int) -> None:
     """The oracle is `reach`, which tests/core/test_budget.py holds against a convex program; a rival whose plane is
@@ -121,7 +121,8 @@ def test_the_nearest_lost_point_of_a_linear_model_inside_the_box(attack: Attack,
     got = threat.distance(z, x)[lost]
     assert (got >= nearest[lost] * (1 - 1e-9)).all()
     # an overshoot that the box has bent is straightened by projection onto a smaller cube, not by the other balls
-    assert (got <= nearest[lost] * (1.001 if kind is Linf else 1.02) + 1e-9).all()
+    assert (got <= nearest[lost] * (1.004 if kind is Linf else 1.02) + 1e-9).all()
+    assert not lost.any() or (got / nearest[lost]).median() < 1.004
 
 
 @each_attack
@@ -163,16 +164,23 @@ def test_what_is_returned_is_lost_or_x(
     assert all(torch.equal(p, q) and p.grad is None for p, q in zip(curved.parameters(), state, strict=True))
 
 
+@pytest.fixture
+def bent(curved: nn.Module, images: tuple[Tensor, Tensor]) -> tuple[nn.Module, Tensor, Tensor]:
+    """The small network with steeper layers, so that one linearisation is far from enough; all its images stand."""
+    for layer in (curved[0], curved[3]):  # type: ignore[index]
+        layer.weight.data *= 4
+    with torch.no_grad():
+        return curved, images[0], curved(images[0]).argmax(1)
+
+
 @each_kind
-def test_fab_is_nearer_than_deepfool_and_targets_than_none(
-    kind: Any, curved: nn.Module, images: tuple[Tensor, Tensor]
-) -> None:
-    x, y = images
-    gain, threat = ClassifierGain(curved, y, margin), kind(0.05)
+def test_fab_is_nearer_than_deepfool(kind: Any, bent: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, x, y = bent
+    gain, threat = ClassifierGain(model, y, margin), kind(0.05)
     far = {name: threat.distance(attack(gain, x, threat), x) for name, attack in zip(NAMES, ATTACKS, strict=True)}
-    assert (far["fab"] < far["deepfool"] * 0.999).sum() > (far["deepfool"] < far["fab"] * 0.999).sum()
-    assert far["fab"].mean() < far["deepfool"].mean()
-    assert far["fab_targeted"].mean() <= far["fab"].mean() * 1.01
+    for name in NAMES[1:]:
+        assert (far[name] < far["deepfool"] * 0.99).sum() > 2 + (far["deepfool"] < far[name] * 0.99).sum()
+        assert far[name].mean() < far["deepfool"].mean()
 
 
 @each_attack
@@ -241,60 +249,68 @@ def test_every_rival_costs_a_backward_pass_and_a_target_only_one(
         meter = Meter.of(len(x))
         attack(Counted(ClassifierGain(curved, y, margin), meter), x, L2(0.3))
         assert (meter.backwards == backwards).all()
-        assert (meter.forwards <= backwards * 2 + 6).all()
+        assert (meter.forwards <= backwards * 2 + 9).all()
 
 
 def test_deepfool_leaves_at_the_first_lost_point() -> None:
-    """One linearisation is enough on a linear model: three forward passes in the walk and its judging, five after."""
+    """One linearisation is enough on a linear model: two forward passes, and seven in the search back."""
     model = affine(0, 4)
     x = torch.rand((5, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     meter = Meter.of(5)
     deepfool(Counted(ClassifierGain(model, model(x).argmax(1), margin), meter), x, L2(0.3, -INF, INF))
-    assert meter.forwards.tolist() == [2 + 5] * 5
+    assert meter.forwards.tolist() == [2 + 7] * 5
     assert meter.backwards.tolist() == [3] * 5
 
 
 def test_more_steps_and_more_restarts_are_not_farther(
-    curved: nn.Module, images: tuple[Tensor, Tensor], seeded: Callable[..., torch.Generator]
+    bent: tuple[nn.Module, Tensor, Tensor], seeded: Callable[..., torch.Generator]
 ) -> None:
-    x, y = images
-    gain, threat = ClassifierGain(curved, y, margin), L2(0.05)
-    far = [threat.distance(fab(gain, x, threat, steps=steps), x) for steps in (1, 5, 40)]
-    far.append(threat.distance(fab(gain, x, threat, steps=40, restarts=3, rng=seeded(0)), x))
-    for before, after in itertools.pairwise(far):
-        assert (after <= before * 1.002).all()
-    assert (far[2] < 0.99 * far[0]).any()
+    model, x, y = bent
+    gain, threat = ClassifierGain(model, y, margin), L2(0.05)
+    far = [threat.distance(fab(gain, x, threat, steps=steps), x) for steps in (1, 5, 30)]
+    far.append(threat.distance(fab(gain, x, threat, steps=30, restarts=2, rng=seeded(0)), x))
+    missed = [torch.where(d == 0, INF, d) for d in far]  # x where nothing was found
+    for before, after in pairwise(missed):
+        assert (after <= before * 1.005).all()  # the search back may come out a little longer from a nearer point
+    assert (missed[2] < 0.99 * missed[0]).any()
 
 
 # Restarts, targets, early stop
 
 
+@each_kind
 def test_a_restart_begins_half_way_to_what_was_found_or_to_eps(
-    curved: nn.Module, images: tuple[Tensor, Tensor], seeded: Callable[..., torch.Generator]
+    kind: Any, bent: tuple[nn.Module, Tensor, Tensor], seeded: Callable[..., torch.Generator]
 ) -> None:
-    x, y = images[0].double(), images[1]
-    curved.double()
-    for kind in KINDS:
-        known = kind(1.0).distance(fab(ClassifierGain(curved, y, margin), x, kind(1.0), steps=1), x)
-        for eps in (0.5 * float(known.amin()), 10 * float(known.amax())):
-            gain, threat = Recorded(ClassifierGain(curved, y, margin)), kind(min(eps, 1.0) if kind is Linf else eps)
-            runs = [fab(gain, x, threat, steps=1, restarts=2, rng=seeded(seed)) for seed in (1, 1, 2)]
-            assert torch.equal(runs[0], runs[1])
-            start = gain.seen[3]  # after x, x again with its graph, and the first step's point
-            far = threat.distance(start, x)
-            expected = 0.5 * known.clamp(max=threat.eps)  # of the nearest point before its line search: a bit more
-            assert (far <= expected * 1.2).all()
-            assert (far >= 0.5 * expected).all()  # the box cuts some
-            assert not torch.equal(start, gain.seen[3 + len(gain.seen) * 2 // 3])
+    model, x, y = bent[0].double(), bent[1].double(), bent[2]
+    inner = ClassifierGain(model, y, margin)
+    first = Recorded(inner)
+    fab(first, x, kind(0.5), steps=1)
+    found = kind(0.5).distance(first.seen[2], x)  # after x twice, once with its graph
+    found = torch.where((model(first.seen[2]).argmax(1) != y) & (found > 0), found, INF)
+    assert found.isfinite().sum() > 10
+    low, high = float(found.amin()), float(found[found.isfinite()].amax())
+    for eps in (0.5 * low, 2 * high if kind is not Linf else min(1.0, 2 * high)):
+        threat, starts = kind(eps), []
+        for seed in (1, 1, 2):
+            gain = Recorded(inner)
+            fab(gain, x, threat, steps=1, restarts=2, rng=seeded(seed))
+            starts.append(gain.seen[3])
+        assert torch.equal(starts[0], starts[1])
+        assert not torch.equal(starts[0], starts[2])
+        far, expected = threat.distance(starts[0], x), 0.5 * found.clamp(max=eps)
+        assert (far <= expected * (1 + 1e-9)).all()
+        assert (far >= 0.5 * expected).all()  # the box may have cut some
+        assert ((far - expected).abs() <= 1e-9).double().mean() > 0.4
 
 
 @each_kind
 @pytest.mark.parametrize("attack", [partial(fab, steps=15), partial(fab_targeted, steps=15)], ids=NAMES[1:])
 def test_early_stop_finds_who_can_be_lost_within_eps_for_less(
-    attack: Any, kind: Any, curved: nn.Module, images: tuple[Tensor, Tensor]
+    attack: Any, kind: Any, bent: tuple[nn.Module, Tensor, Tensor]
 ) -> None:
-    x, y = images
-    gain = ClassifierGain(curved, y, margin)
+    model, x, y = bent
+    gain = ClassifierGain(model, y, margin)
     full = attack(gain, x, kind(0.5))
     threat = kind(float(kind(0.5).distance(full, x).median()) * 1.001)
     cut = within(attack)(gain, x, threat)
@@ -306,8 +322,8 @@ def test_early_stop_finds_who_can_be_lost_within_eps_for_less(
     for meter, early_stop in zip(meters, (False, True), strict=True):
         z = within(partial(attack, early_stop=early_stop))(Counted(gain, meter), x, threat)
         assert threat.contains(z, x).all()
-        assert (curved(z).argmax(1) != y).sum() >= inside.sum() - 1
-        assert torch.equal((z != x).flatten(1).any(1), curved(z).argmax(1) != y)
+        assert (model(z).argmax(1) != y).sum() >= inside.sum() - 1
+        assert torch.equal((z != x).flatten(1).any(1), model(z).argmax(1) != y)
     assert meters[1].backwards[inside].sum() < 0.8 * meters[0].backwards[inside].sum()
     assert meters[1].forwards.sum() < meters[0].forwards.sum()
 
@@ -334,10 +350,10 @@ def test_closer_keeps_what_is_lost_and_comes_close() -> None:
     crossing = x + (near - x) * (1 - 1e-5)
     for beyond in (1e-3, 0.02, 0.5):
         z = x + (near - x) * (1 + beyond)
-        got = closer(gain, z, x, threat, 4)
+        got = closer(gain, z, x, threat)
         assert (model(got).argmax(1) != y).all()
         assert (threat.distance(got, x) <= threat.distance(z, x)).all()
-        torch.testing.assert_close(got, crossing, rtol=0, atol=2e-3 * beyond + 1e-4)
+        torch.testing.assert_close(got, crossing, rtol=0, atol=1e-4)
 
 
 # Arguments

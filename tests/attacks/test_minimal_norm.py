@@ -22,15 +22,15 @@ from sparring.core.threat import L1, L2, Linf, norm
 INF = math.inf
 DUAL = {Linf: 1.0, L2: 2.0, L1: INF}
 ATTACKS: list[tuple[Any, Any]] = [
-    (partial(carlini_wagner, steps=40, search_steps=6), L2(0.1)),
+    (partial(carlini_wagner, steps=40, search_steps=5), L2(0.1)),
     (ddn, L2(0.1)),
     (fmn, Linf(0.1)),
     (fmn, L2(0.1)),
     (fmn, L1(0.1)),
     (fmn, L0(1)),
     (fmn, L0(1, per_pixel=True)),
-    (partial(ead, steps=40, search_steps=6), L1(0.1)),
-    (partial(ead, steps=40, search_steps=6, elastic_rule=True), L2(0.1)),
+    (partial(ead, steps=40, search_steps=5), L1(0.1)),
+    (partial(ead, steps=40, search_steps=5, elastic_rule=True), L2(0.1)),
 ]
 NAMES = ["cw", "ddn", "fmn-linf", "fmn-l2", "fmn-l1", "fmn-l0", "fmn-pixels", "ead", "ead-elastic"]
 RESOLUTION = 6e-3
@@ -246,7 +246,7 @@ def test_it_returns_the_nearest_lost_point_that_it_saw(
 def test_it_works_in_any_precision_and_on_nothing(
     attack: Any, threat: Any, curved: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
-    x, y = images
+    x, y = images[0][:12], images[1][:12]
     size = {}
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         model, points = curved.to(dtype), x.to(dtype)

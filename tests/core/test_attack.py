@@ -172,6 +172,7 @@ def test_attacks_stay_inside_the_threat(threat: Threat, early_stop: bool, task: 
             assert torch.equal(z[:, closed], task.x[:, closed])
 
 
+@pytest.mark.filterwarnings("ignore::sparring.core.pgd.ShortAttackWarning")
 @given(st.integers(0, 10_000), st.booleans(), st.sampled_from([0.02, 0.1, 0.5]))
 def test_pgd_returns_the_best_of_the_iterates_it_visited(seed: int, random_start: bool, step_size: float) -> None:
     rng = torch.Generator().manual_seed(seed)
@@ -228,6 +229,7 @@ def test_the_value_of_what_is_returned_was_seen_exactly(task: Task, dtype: torch
     torch.testing.assert_close(gain.inner(z), gain.best, rtol=0, atol=4 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.filterwarnings("ignore::sparring.core.pgd.ShortAttackWarning")
 def test_more_restarts_are_never_weaker(task: Task, seeded: Callable[..., torch.Generator]) -> None:
     """With the same leading draws, in pgd's own restarts and in the combinator, which are the same."""
     gain = task.gain(cross_entropy)

@@ -21,12 +21,20 @@ PROGRESS = 0.9999
 
 
 def search_constant(
-    run: Nearest, move: Move, begin: State, *, steps: int, search_steps: int, initial_constant: float, confidence: float
+    run: Nearest,
+    move: Move,
+    begin: State,
+    *,
+    steps: int,
+    search_steps: int,
+    initial_constant: float,
+    confidence: float,
 ) -> None:
     """Descend `search_steps` times from the same beginning: c grows tenfold until it wins, then it is bisected.
 
     An example ends a descent early, and alone, when neither its least objective has fallen by 0.01 % nor a nearer point
-    been found in the last two tenths of the steps, or in the first. After ten searches or more, the last one repeats the least constant that won.
+    been found in the last two tenths of the steps, or in the first. After ten searches or more, the last one repeats
+    the least constant that won.
     """
     c = torch.full((len(run),), initial_constant, dtype=run.origin.dtype, device=run.x.device)
     low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)

@@ -12,9 +12,6 @@ from sparring.core.gain import Gain, RivalGain
 from sparring.core.standing import check_count, check_positive, per_example
 from sparring.core.threat import Metric, Threat
 
-SEARCH = 3
-"""Forward passes of the final search, as in the paper."""
-
 MARGIN = 0.05
 """How far beyond eps, as a share of it, early stopping still looks: the final search may bring it inside."""
 
@@ -40,7 +37,7 @@ def fab(
     starts at x, the others at a random point half as far away as the nearest lost point so far, or as eps. Departs from
     the paper in three points: the nearest boundary is the one with the shortest step inside the box, not with the least
     ratio of value and dual norm; a z farther away than the nearest lost point so far is taken for lost without asking
-    (98 of 100 are; norms came out the same to four digits); the final search shrinks the ball around x that the point is projected onto.
+    (98 of 100 are; norms came out the same to four digits); the final search is `minimal.closer`.
 
     Args:
         gain: what is climbed; needs `rivals`.
@@ -193,7 +190,7 @@ def _search(
     if walk.early_stop:
         found = found[record[found] > ball.eps]
     if len(found):
-        best[found] = closer(standing.take(found), best[found], x[found], ball.take(found), SEARCH)
+        best[found] = closer(standing.take(found), best[found], x[found], ball.take(found))
     return best
 
 

@@ -116,9 +116,9 @@ class Draws:
         at = step % BLOCK
         if at == 0:
             numbers, coins = self._sizes
-            kind = {"generator": self._rng, "device": self._device}
-            self._numbers = torch.rand((BLOCK, numbers), dtype=torch.float64, **kind).tolist()
-            self._coins = torch.rand((BLOCK, coins, 1, 1), **kind) < 0.5
+            rng, device = self._rng, self._device
+            self._numbers = torch.rand((BLOCK, numbers), dtype=torch.float64, generator=rng, device=device).tolist()
+            self._coins = torch.rand((BLOCK, coins, 1, 1), generator=rng, device=device) < 0.5
         return self._numbers[at], self._coins[at]
 
 

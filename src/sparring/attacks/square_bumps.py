@@ -104,12 +104,12 @@ class Bumps:
         c, h, w = self._base.shape[1:]
         a, b = max(h // CELLS, 1), max(w // CELLS, 1)
         rows, columns = h // a, w // b
-        kind = {"generator": rng, "device": self._base.device}
-        signs = torch.where(torch.rand((c, rows, columns, 1, 1), **kind) < 0.5, 1.0, -1.0)
-        turned = (torch.rand((rows, columns), **kind) < 0.5).long()
+        device = self._base.device
+        signs = torch.where(torch.rand((c, rows, columns, 1, 1), generator=rng, device=device) < 0.5, 1.0, -1.0)
+        turned = (torch.rand((rows, columns), generator=rng, device=device) < 0.5).long()
         cells = self._bump((a, b))[turned] * signs.to(self._base.dtype)  # [C, rows, columns, a, b]
         grid = cells.permute(0, 1, 3, 2, 4).reshape(c, rows * a, columns * b)
-        d = torch.zeros((1, c, h, w), dtype=self._base.dtype, device=self._base.device)
+        d = torch.zeros((1, c, h, w), dtype=self._base.dtype, device=device)
         top, left = (h - rows * a) // 2, (w - columns * b) // 2
         d[0, :, top : top + rows * a, left : left + columns * b] = grid
         return d
@@ -129,7 +129,7 @@ class Bumps:
 
 def layers(a: int, b: int, decay: int, like: Tensor) -> Tensor:
     """A bump `[a, b]` in the dtype of `like`, of rectangles that lie on one another: k = 0, 1, ... reaches k from the
-    middle and is 1 / (k + 1)^decay high (section 3.4 of the paper, for decay 2)."""
+    middle and is 1 / (k + 1)^decay high (the eta of the paper, for decay 2)."""
     reach = max(a, b) // 2
     heights = torch.arange(1, reach + 2, dtype=like.dtype, device=like.device) ** -decay
     piled = heights.flip(0).cumsum(0).flip(0)

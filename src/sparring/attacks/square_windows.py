@@ -7,7 +7,7 @@ from torch import Tensor
 from sparring.attacks.random_search import stage
 
 BREAKS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""Of 10 000 steps, those after which the share of pixels in a window halves: section 5 of the paper."""
+"""Of 10 000 steps, those after which the share of pixels in a window halves, as in the paper."""
 
 Window = tuple[slice, slice]
 

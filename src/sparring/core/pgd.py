@@ -4,6 +4,7 @@ With `early_stop`, examples that are already lost leave the batch at once, which
 (`sparring.core.gain.ClassifierGain`); it reads the device once a step and is meant for evaluation, not training.
 """
 
+import warnings
 from functools import partial
 
 import torch
@@ -24,6 +25,10 @@ from sparring.core.standing import (
     refuse_dead,
 )
 from sparring.core.threat import Threat
+
+
+class ShortAttackWarning(UserWarning):
+    """steps x step_size is less than eps."""
 
 
 def fgsm(
@@ -79,7 +84,8 @@ def pgd(
         x: clean inputs `[B, ...]`, inside the threat's box.
         threat: where z may be.
         steps: gradient steps; one forward pass more values the last iterate.
-        step_size: in input units; by default 2.5 eps / steps, which can cross the ball from any start in it.
+        step_size: in input units; by default 2.5 eps / steps, which can cross the ball from any start in it. Where
+            steps x step_size is less than eps, a ShortAttackWarning says so.
         random_start: start from a random allowed point instead of x.
         restarts: independent runs; each example keeps the best of them.
         early_stop: leave out examples that are already lost; needs a gain that can judge.
@@ -98,6 +104,13 @@ def pgd(
     if step_size is None:
         step_size = 2.5 * threat.eps / steps
     check_positive("step_size", step_size)
+    if steps * step_size < threat.eps * (1 - 1e-9):
+        warnings.warn(
+            f"pgd cannot cross the ball: {steps} steps of {step_size:g} are shorter than eps {threat.eps:g}, so what "
+            "it finds is weak by construction. Raise 'steps' or 'step_size' (the default is 2.5 eps / steps).",
+            ShortAttackWarning,
+            stacklevel=2,
+        )
     ascend = partial(_ascend, steps=steps, step_size=step_size, random_start=random_start, early_stop=early_stop)
     if len(x) == 0:
         return x

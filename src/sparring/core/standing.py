@@ -50,8 +50,8 @@ def refuse_dead(alive: Tensor) -> None:
     """Raises DeadStartError unless `alive`, a bool tensor; reading it waits for the device."""
     if not alive:
         raise DeadStartError(
-            "The start of an attack must have a gradient above rounding level for some example. Got none: a gain at its "
-            "own minimum needs random_start=True (TRADES' KL at the clean point), a saturated model the margin payoff."
+            "The start of an attack must have a gradient above rounding level for some example. Got none: a gain at "
+            "its own minimum needs random_start=True (TRADES' KL at the clean point), a saturated model the margin payoff."
         )
 
 

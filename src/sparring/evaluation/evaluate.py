@@ -4,6 +4,7 @@ and the checks that say whether it can be believed."""
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from sparring.core.threat import Threat
 from sparring.evaluation import probes, sanity
 from sparring.evaluation.calibration import calibration
 from sparring.evaluation.ensemble import Outcome, run
-from sparring.evaluation.exploit import Ledger, Tick
+from sparring.evaluation.exploit import Exploit, Ledger, Tick
 from sparring.evaluation.grids import EPS_FACTORS, STEPS, Bench
 from sparring.evaluation.identity import Named, fingerprint
 from sparring.evaluation.interval import accuracy
@@ -187,11 +188,8 @@ def _checks(
 ) -> list[sanity.Check]:
     """Every check but those of the grids."""
     made, exploits = bench.subject, outcome.exploits
-    black = next(
-        (e for c, e in zip(suite.challenges, exploits.values(), strict=True) if "queries" in c.parameters), None
-    )
-    with_gradient = [e.right for e in exploits.values() if e is not black]
-    white = torch.stack([made.clean_right, *with_gradient]).all(0)
+    single = probes.single(bench)
+    white, black = _by_gradient(suite, outcome, single)
     grey, eps = bench.at_grey(low, high)
     checks = [
         sanity.verified(exploits),
@@ -203,11 +201,26 @@ def _checks(
         probes.gradient_alive(made, exploits),
         probes.finite_differences(bench, low, high),
         probes.random_noise(bench, outcome.right),
-        probes.restarts(bench),
+        probes.restarts(bench, single),
+        probes.attacks_agree(bench, single, outcome.right),
         probes.losses(bench),
         probes.black_box(bench, white, black),
+        probes.labels(made, outcome.z, outcome.right),
     ]
     return checks if surrogate is None else [*checks, probes.transfer(bench, outcome.right, surrogate)]
+
+
+def _by_gradient(suite: Suite, outcome: Outcome, single: Exploit) -> tuple[Tensor, Exploit | None]:
+    """Which examples stand after the suite's attacks with gradients, and what its black-box attack achieved, if it has
+    one. One that comes first says nothing about gradients: then it is left out, and one run of APGD stands for them."""
+    named = list(zip(suite.challenges, outcome.exploits.values(), strict=True))
+    black = next((exploit for challenge, exploit in named if "queries" in challenge.parameters), None)
+    gradient = [exploit for _, exploit in named if exploit is not black]
+    if suite.sequential:  # those after it never saw what it won
+        gradient = [exploit for _, exploit in takewhile(lambda pair: pair[1] is not black, named)]
+    if not gradient:
+        return single.right, None
+    return torch.stack([exploit.right for exploit in gradient]).all(0), black
 
 
 @dataclass

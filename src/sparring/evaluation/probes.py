@@ -4,6 +4,7 @@ Each returns a named verdict with its figure and what to do (`sparring.evaluatio
 `count` examples of a `Bench`; what they cost is a small share of the attacks.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -19,13 +20,20 @@ from sparring.core.seeds import derive
 from sparring.core.threat import L1, L2, Linf, Threat
 from sparring.evaluation.exploit import Challenge, Exploit
 from sparring.evaluation.grids import Bench
-from sparring.evaluation.sanity import SLACK, Check, check, outdone
-from sparring.evaluation.subject import Subject
+from sparring.evaluation.sanity import SLACK, Check, check, surely
+from sparring.evaluation.subject import Subject, subject
 from sparring.evaluation.suite import apgd_challenge, pgd_challenge
 
-RUGGED = 0.1
-"""How much accuracy one attack may leave to another of the same kind before that is a finding: honest adversarially
-trained models lose a few points to restarts or to another loss, masked ones tens."""
+RUGGED = 0.25
+"""The share of what stronger attacks beat that one run of APGD may miss: up to 0.12 on honest models in Linf and L2, up
+to 0.2 in L1, from 0.4 where the loss is rugged."""
+
+BLIND = 0.5
+"""The share of what the margin beats that cross-entropy may miss: up to 0.45 on honest models (TRADES), nearly all of
+it where the softmax saturates."""
+
+KINKED = 0.05
+"""The share of points where the margin's slope may not be its gradient: kinks inside the step, one in a hundred."""
 
 
 def deterministic(subject: Subject, *, random_suite: bool) -> Check:
@@ -58,7 +66,11 @@ def logits(subject: Subject) -> Check:
 
 
 def gradient_alive(subject: Subject, exploits: dict[str, Exploit]) -> Check:
-    """Margin and cross-entropy have a usable gradient at the clean inputs, and no attack found its start dead."""
+    """Margin and cross-entropy have a usable gradient at the clean inputs, and attacks could start.
+
+    Cross-entropy may be without one on a fifth, and so may a start: on a few very confident inputs at the end of the
+    data it vanishes for honest models too.
+    """
     bad = {"margin": 0, "cross-entropy": 0}
     right = subject.clean_right
     with frozen(subject.model):
@@ -68,7 +80,8 @@ def gradient_alive(subject: Subject, exploits: dict[str, Exploit]) -> Check:
                 flat = gradient.flatten(1)
                 bad[name] += int((~flat.isfinite().all(1) | (flat.abs().amax(1) == 0)).sum())
     dead, n = max((e.dead for e in exploits.values()), default=0), max(1, int(right.sum()))
-    holds = subject.differentiable and bad["margin"] <= 0.01 * n and bad["cross-entropy"] <= 0.2 * n and dead == 0
+    blind = (bad["margin"], SLACK), (bad["cross-entropy"], 0.2), (dead, 0.2)
+    holds = subject.differentiable and not any(surely(min(hits, n), n, share) for hits, share in blind)
     passes = "" if subject.differentiable else "no gradient passes the model; "
     return check(
         "gradient-alive",
@@ -81,32 +94,43 @@ def gradient_alive(subject: Subject, exploits: dict[str, Exploit]) -> Check:
 
 
 def finite_differences(bench: Bench, low: float, high: float) -> Check:
-    """The gradient of the margin is the slope that the margin really has, along the gradient's own sign.
+    """The gradient of the margin is the slope that the margin really has, along the gradient's own sign: at clean
+    inputs and at random points of the threat model, at most 100 each.
 
-    Central differences with a step of a thousandth of the input range, at most 100 examples that are right. The ratio
-    of measured to promised rise is 1 on a smooth model; a kink inside the step moves it a little.
+    Central differences, one-sided where the box ends: a model may do as it likes outside. The step is a twentieth of a
+    random point's mean distance per coordinate, and at least a thousandth of the input range. The ratio of measured to
+    promised rise is 1 on a smooth model; a kink inside the step moves it a little, a jump far.
     """
-    subject = bench.some
-    rows = subject.clean_right.nonzero().squeeze(1)[:100]
+    here = bench.some
+    rows = here.clean_right.nonzero().squeeze(1)[:100]
     if len(rows) == 0:
         return check("finite-differences", True, "no example is right", "")
-    gain, x, h = subject.gain(rows), subject.x[rows], 1e-3 * (high - low)
-    with frozen(subject.model):
-        _, gradient = value_and_gradient(gain, x)
-        step = h * gradient.sign()
-        with torch.no_grad():
-            rise = gain(x + step) - gain(x - step)
-    promised = 2 * h * gradient.abs().flatten(1).sum(1)
-    ratio = torch.where(promised > 0, rise / promised, torch.nan)
-    bad = (~((ratio > 0.5) & (ratio < 2.0))).double().mean().item()
+    gain, x = here.gain(rows), here.x[rows]
+    rng = torch.Generator(x.device).manual_seed(derive(bench.seed, "finite differences"))
+    sample = bench.threat.take(rows).sample(x, rng)
+    h = max(1e-3 * (high - low), 0.05 * (sample - x).abs().mean().item())
+    ratio = torch.cat([_slope_ratio(here, gain, point, h, low, high) for point in (x, sample)])
+    bad = int((~((ratio > 0.5) & (ratio < 2.0))).sum())
     return check(
         "finite-differences",
-        bad <= 0.1,
-        f"{bad:.1%} of {len(rows)} inputs have a slope that is not their gradient (median ratio "
+        not surely(bad, len(ratio), KINKED),
+        f"{bad / len(ratio):.1%} of {len(ratio)} points have a slope that is not their gradient (median ratio "
         f"{ratio.nanmedian().item():.2f})",
         "The gradient that attacks follow is not the model's slope. Look for custom backward passes, rounding, "
         "discontinuous activations, detached tensors.",
     )
+
+
+def _slope_ratio(subject: Subject, gain: ClassifierGain, z: Tensor, h: float, low: float, high: float) -> Tensor:
+    """The rise of the gain along its gradient's sign, measured over promised `[B]`; NaN where none is promised."""
+    with frozen(subject.model):
+        _, gradient = value_and_gradient(gain, z)
+        step = h * gradient.sign()
+        up, down = (z + step).clamp(low, high), (z - step).clamp(low, high)
+        with torch.no_grad():
+            rise = gain(up) - gain(down)
+    promised = (gradient * (up - down)).flatten(1).sum(1)
+    return torch.where(promised > 0, rise / promised, torch.nan)
 
 
 def random_noise(bench: Bench, standing: Tensor, *, draws: int = 10) -> Check:
@@ -125,45 +149,67 @@ def random_noise(bench: Bench, standing: Tensor, *, draws: int = 10) -> Check:
     share = beaten.double().mean().item() if len(beaten) else 0.0
     return check(
         "random-noise",
-        int(beaten.sum()) <= max(1, SLACK * len(subject.y)),
+        not surely(int(beaten.sum()), len(subject.y), SLACK),
         f"accuracy {right.double().mean().item():.1%} under the worst of {draws} random points of the same size; they "
         f"beat {share:.1%} of what the attacks left standing",
         "Noise finds what the attacks cannot: they do not follow the model's real slope.",
     )
 
 
-def restarts(bench: Bench, *, steps: int = 30, runs: int = 5) -> Check:
-    """What APGD finds does not hang on where it started."""
-    one, more = (
-        apgd_challenge(f"apgd-{steps}-margin-x{count}", bench.threat, margin, steps=steps, restarts=count)
-        for count in (1, runs)
-    )
-    first = bench.attack(one, bench.threat, draw="restarts")
-    again = bench.attack(more, bench.threat, draw="more restarts", targets=first.right.nonzero().squeeze(1))
+def single(bench: Bench, *, steps: int = 30) -> Exploit:
+    """One run of APGD on the margin: what the next two checks hold against more."""
+    challenge = apgd_challenge(f"apgd-{steps}-margin-x1", bench.threat, margin, steps=steps)
+    return bench.attack(challenge, bench.threat, draw="restarts")
+
+
+def restarts(bench: Bench, first: Exploit, *, steps: int = 30, runs: int = 5) -> Check:
+    """What APGD finds does not hang on where it started: `first` is one run of it."""
+    challenge = apgd_challenge(f"apgd-{steps}-margin-x{runs}", bench.threat, margin, steps=steps, restarts=runs)
+    again = bench.attack(challenge, bench.threat, draw="more restarts", targets=first.right.nonzero().squeeze(1))
     both = first.right & again.right
-    fall, finding = outdone(first.right, both, RUGGED)
+    missed, beaten = _missed(bench, first.right, both)
     return check(
         "restarts",
-        not finding,
-        f"{runs} further restarts of APGD-{steps} take accuracy from {_share(first.right)} to {_share(both)} "
-        f"({100 * fall:.1f} points)",
+        not surely(missed, beaten, RUGGED),
+        f"{runs} further restarts of APGD-{steps} take accuracy from {_share(first.right)} to {_share(both)}: the "
+        f"first run missed {missed} of {beaten}",
         "The loss is so rugged that success is luck: spend far more restarts, or smooth the model (mean over noise) "
         "for the attack.",
     )
 
 
+def attacks_agree(bench: Bench, first: Exploit, standing: Tensor, *, steps: int = 30) -> Check:
+    """One run of APGD on the margin, `first`, finds most of what all attacks together find.
+
+    Args:
+        bench: the examples.
+        first: what `single` achieved.
+        standing: which examples stand after the suite `[N]`.
+    """
+    both = first.right & standing[: bench.count]
+    missed, beaten = _missed(bench, first.right, both)
+    return check(
+        "attacks-agree",
+        not surely(missed, beaten, RUGGED),
+        f"accuracy {_share(first.right)} under APGD-{steps} on the margin alone, {_share(both)} with the suite; alone "
+        f"it missed {missed} of {beaten}",
+        "A customary attack fails where another succeeds, so the suite may have failed where yet another would not: "
+        "take its accuracy for an upper bound, and attack with more losses, targets and restarts.",
+    )
+
+
 def losses(bench: Bench, *, steps: int = 20) -> Check:
-    """PGD on cross-entropy finds about what PGD on the margin finds."""
+    """PGD on cross-entropy finds most of what PGD on the margin finds."""
     found = {}
     for name, loss in (("cross-entropy", cross_entropy), ("margin", margin)):
         challenge = pgd_challenge(f"pgd-{steps}-{name}", bench.threat, loss, steps=steps)
         found[name] = bench.attack(challenge, bench.threat, draw="losses").right
-    _, finding = outdone(found["cross-entropy"], found["margin"], RUGGED)
+    missed, beaten = _missed(bench, found["cross-entropy"], found["margin"])
     return check(
         "losses-agree",
-        not finding,
+        not surely(missed, beaten, BLIND),
         f"accuracy under PGD-{steps}: {_share(found['cross-entropy'])} on cross-entropy, {_share(found['margin'])} on "
-        "the margin",
+        f"the margin; the former missed {missed} of {beaten}",
         "Cross-entropy is blind on this model: its logits are so large, or so distilled, that the softmax saturates. "
         "Numbers measured with cross-entropy alone are too high.",
     )
@@ -189,7 +235,7 @@ def black_box(bench: Bench, white: Tensor, found: Exploit | None, *, queries: in
     won, n = int((tried & ~found.right).sum()), len(found.right)
     return check(
         "black-box",
-        won <= max(1, SLACK * n),
+        not surely(won, n, SLACK),
         f"without gradients {won} of {int(tried.sum())} examples fell that stood with them",
         "An attack that sees less may not find more: the gradient is masked. Report the black-box number and attack "
         "a differentiable copy of the model.",
@@ -197,23 +243,62 @@ def black_box(bench: Bench, white: Tensor, found: Exploit | None, *, queries: in
 
 
 def transfer(bench: Bench, white: Tensor, surrogate: nn.Module) -> Check:
-    """Adversarial inputs made on another model beat nothing that the attacks on this one left standing."""
+    """Adversarial inputs made on another model beat nothing that the attacks on this one left standing.
+
+    Args:
+        bench: the examples.
+        white: which of them stand after the attacks `[N]`.
+        surrogate: the other model; it need not refuse where this one may.
+    """
+    known = bench.some
+    other = subject(surrogate, (known.x, known.y), low=-math.inf, high=math.inf, batch_size=known.batch_size)
+    abstain = known.abstain if other.logits.shape[1] == known.logits.shape[1] else None
 
     def elsewhere(gain: ClassifierGain, _: Tensor) -> ClassifierGain:
-        return replace(gain, model=surrogate)
+        return replace(gain, model=other.model, abstain=abstain)
 
     challenge = pgd_challenge("transfer", bench.threat, margin, steps=50)
     challenge = replace(challenge, gain=elsewhere)
     targets = white[: bench.count].nonzero().squeeze(1)
-    with frozen(surrogate):
+    with frozen(other.model):
         found = bench.attack(challenge, bench.threat, draw="transfer", targets=targets)
     won = int((found.attempted & ~found.right).sum())
     return check(
         "transfer",
-        won <= max(1, SLACK * bench.count),
+        not surely(won, bench.count, SLACK),
         f"{won} of {len(targets)} examples that stood fell to inputs made on a surrogate",
         "Another model's adversarial inputs beat this one where its own gradients do not: they are masked.",
     )
+
+
+def labels(subject: Subject, z: Tensor, right: Tensor) -> Check:
+    """No output that is nobody's label takes most adversarial inputs: that is how a model refuses to answer.
+
+    Args:
+        subject: the model and its examples.
+        z: the adversarial inputs `[N, ...]`.
+        right: which examples stand at them `[N]`.
+    """
+    outputs = subject.logits.shape[1]
+    unused = (torch.bincount(subject.y, minlength=outputs) == 0).nonzero().squeeze(1)
+    lost = subject.clean_right & ~right
+    # one only, and not because there are so few examples: 4 K leave a class out once in fifty
+    if subject.abstain is not None or len(unused) != 1 or outputs < 3 or len(subject.y) < 4 * outputs:
+        return check("labels", True, f"{len(unused)} of {outputs} outputs are no example's label", "")
+    taken, n = int((subject.predict(z[lost]).argmax(1) == unused).sum()) if lost.any() else 0, int(lost.sum())
+    return check(
+        "labels",
+        not surely(taken, n, 0.5),
+        f"output {unused.item()}, no example's label, takes {taken} of {n} adversarial inputs",
+        "If this output is how the model refuses to answer, say so (abstain): a refusal is no success for the "
+        "adversary, and an attack that is content with one looks no further.",
+    )
+
+
+def _missed(bench: Bench, weaker: Tensor, stronger: Tensor) -> tuple[int, int]:
+    """How many examples stand against the weaker attack of those that the stronger beats, and how many it beats."""
+    beaten = bench.some.clean_right & ~stronger
+    return int((beaten & weaker).sum()), int(beaten.sum())
 
 
 def _random_search(draws: int) -> Attack:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparring.core.threat import Threat
@@ -25,6 +26,21 @@ SLACK = 0.01
 def check(name: str, holds: bool, figure: str, advice: str) -> Check:
     """`{"name", "verdict", "figure", "advice"}`."""
     return {"name": name, "verdict": "pass" if holds else "fail", "figure": figure, "advice": advice}
+
+
+def surely(hits: int, n: int, share: float) -> bool:
+    """Whether `hits` of n say that the true share is above `share`: under that share, as many or more would be seen
+    less often than once in forty (exact binomial test). Few examples prove little: 3 of 100 against 0.01 may be luck.
+
+    Args:
+        hits: how many, of
+        n: examples, at least as many.
+        share: in (0, 1).
+    """
+    more = torch.arange(hits, n + 1, dtype=torch.float64)
+    ways = math.lgamma(n + 1) - (more + 1).lgamma() - (n - more + 1).lgamma()
+    log_mass = ways + more * math.log(share) + (n - more) * math.log1p(-share)
+    return log_mass.logsumexp(0).exp().item() < 0.025
 
 
 def verified(exploits: dict[str, Exploit]) -> Check:
@@ -47,7 +63,7 @@ def loss_rose(clean_loss: Tensor, clean_right: Tensor, exploits: dict[str, Explo
     share = rose.double().mean().item() if len(rose) else 1.0
     return check(
         "loss-rose",
-        share >= 0.95,
+        not surely(int((~rose).sum()), len(rose), 0.05),
         f"{share:.1%} of {len(rose)} standing inputs have a higher loss under attack",
         "The attack does not climb: its gradient points nowhere useful. More steps will not help; another loss, a "
         "smoother model copy or a gradient-free attack may.",

@@ -1,21 +1,21 @@
-"""The sections on the models themselves: how they trained, whether their confidence means anything, what fools them."""
+"""The sections on the models themselves: how they trained, and what fools them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from sparring.report import facts, images, plots, words
-from sparring.report.blocks import Block, Cell, Figure, Figures, Gallery, Heading, Picture, Table, Text
-from sparring.report.read import Run, count, estimate, find, items, mapping, number
+from sparring.report import facts, images, model_plots, words
+from sparring.report.blocks import Block, Figure, Figures, Gallery, Heading, Picture, Text
+from sparring.report.read import Run, count, items, number
 
 
 def training(runs: Sequence[Run]) -> list[Block]:
     """Loss and validation accuracy per epoch, with the epoch whose weights were kept."""
     blocks: list[Block] = []
+    shown = set()
     for run in runs:
-        figures = _training_figures(run)
-        if figures:
+        if figures := _training_figures(run):
             blocks += [Heading(run.name, facts.mark(run)), Text(_trained(run)), Figures(figures)]
-    return blocks + facts.lacking(runs, lambda run: bool(_training_figures(run)), "no training history")
+            shown.add(run.index)
+    return blocks + facts.lacking(runs, lambda run: run.index in shown, "no training history")
 
 
 def _training_figures(run: Run) -> list[Figure]:
@@ -28,14 +28,16 @@ def _training_figures(run: Run) -> list[Figure]:
     lines = [] if best is None else [(best, f"kept: {best:g}")]
     if loss := series("loss"):
         label = f"Training loss of {run.name} over {len(loss)} epochs, from {loss[0][1]:.3g} to {loss[-1][1]:.3g}."
-        svg = plots.history(f"loss{run.index}", label, [("", loss, mark, False)], axis="Training loss", lines=lines)
+        svg = model_plots.history(
+            f"loss{run.index}", label, [("", loss, mark, False)], axis="Training loss", lines=lines
+        )
         figures.append(Figure(svg, f"Training loss of {run.name}."))
     pair = [("clean", series("validation", "clean", scale=100)), ("robust", series("validation", "robust", scale=100))]
     curves = [(title, points, mark, title == "robust") for title, points in pair if points]
     if curves:
         ends = ", ".join(f"{title} {points[-1][1]:.1f} %" for title, points, _, _ in curves)
         label = f"Validation accuracy of {run.name} by epoch; at the end {ends}."
-        svg = plots.history(
+        svg = model_plots.history(
             f"validation{run.index}", label, curves, axis="Validation accuracy, %", lines=lines, whole=True
         )
         kept = "" if best is None else f" The weights of epoch {best:g} were kept."
@@ -55,59 +57,17 @@ def _trained(run: Run) -> str:
     return words.sentence(said)
 
 
-def calibration(runs: Sequence[Run]) -> list[Block]:
-    """Does the model's confidence mean anything, without and with an attack?"""
-    blocks: list[Block] = [
-        Text(
-            "A calibrated model that is 80 % sure is right 80 % of the time: its points lie on the diagonal. The "
-            "expected calibration error (ECE) is the mean distance from it over all examples, bin by bin."
-        )
-    ]
-    rows = []
-    for run in runs:
-        parts = mapping(run.record, "evaluation", "calibration")
-        figures = []
-        for key, title in (("clean", "without an attack"), ("attacked", "under attack")):
-            e, bins = estimate(mapping(parts, key), "ece"), _bins(mapping(parts, key))
-            if e is not None:
-                rows.append(
-                    [Cell(run.name, mark=facts.mark(run)), Cell(title), Cell(words.error(e)), Cell(words.whole(e.n))]
-                )
-            if bins:
-                label = f"Reliability of {run.name} {title}; ECE {words.error(e)}."
-                svg = plots.reliability(f"calibration{run.index}{key}", label, bins, facts.mark(run))
-                caption = f"{words.sentence(title).rstrip('.')}: ECE {words.error(e)}. Below: the share of examples."
-                figures.append(Figure(svg, caption))
-        if figures:
-            blocks += [Heading(run.name, facts.mark(run)), Figures(figures)]
-    if rows:
-        head = [Cell(title) for title in ("Run", "Inputs", "ECE (95 % interval)", "n")]
-        blocks.insert(1, Table("Expected calibration error; 0 is perfect.", head, rows))
-    return blocks + facts.lacking(
-        runs, lambda run: bool(mapping(run.record, "evaluation", "calibration")), "no calibration"
-    )
-
-
-def _bins(part: Mapping[str, Any]) -> list[tuple[float, float, float | None, float | None, int]]:
-    found = []
-    for item in items(part, "bins"):
-        low, high, n = number(item, "low"), number(item, "high"), count(item, "count")
-        if low is not None and high is not None and n is not None and high > low:
-            found.append((low, high, number(item, "confidence"), number(item, "accuracy"), n))
-    return found
-
-
 def gallery(runs: Sequence[Run], seed: int) -> list[Block]:
     """What the attack did to a few inputs, drawn blind."""
     lead = (
         "In each group of three, left: the image as it is, with the model’s answer. Middle: what the attack added, and "
         "the true class. Right: the attacked image, with the model’s answer to it."
     )
-    blocks: list[Block] = [Text(lead)] if any(run.examples is not None for run in runs) else []
+    blocks: list[Block] = [Text(lead)] if any(run.examples.tensors is not None for run in runs) else []
     for run in runs:
-        if run.examples is None:
+        if run.examples.tensors is None:
             continue
-        grid = images.draw(run.examples, seed)
+        grid = images.draw(run.examples.tensors, seed)
         caption = (
             f"{len(grid.examples)} of {grid.stored} stored examples, drawn at random with seed {seed}, not selected. "
             f"The perturbation is shown ×{grid.factor}; mid-grey means no change."
@@ -115,25 +75,20 @@ def gallery(runs: Sequence[Run], seed: int) -> list[Block]:
         caption += " Images are shown reduced." if grid.reduced else ""
         caption += " Channels are averaged." if grid.averaged else ""
         rows = [_pictures(run, example, grid.factor) for example in grid.examples]
-        blocks.append(Gallery(facts.mark(run), caption, rows))
-    lacking = [run for run in runs if run.examples is None]
-    return blocks + [Text(f"{run.letter} {run.name}: {run.problem}.", note=True) for run in lacking]
+        head = ("Clean", "Perturbation", "Attacked")
+        blocks += [Heading(run.name, facts.mark(run)), Gallery(caption, head, rows)]
+    lacking = [run for run in runs if run.examples.tensors is None]
+    return blocks + [Text(f"{facts.label(run)}: {run.examples.problem}.", note=True) for run in lacking]
 
 
 def _pictures(run: Run, example: images.Example, factor: int) -> list[Picture]:
-    classes = find(run.record, "data", "classes")
-
-    def name(label: int) -> str:
-        known = isinstance(classes, list) and 0 <= label < len(classes)
-        return words.plain(classes[label]) if known and isinstance(classes, list) else str(label)
-
     def judged(what: str, uri: str, prediction: int, confidence: float) -> Picture:
-        right, said = prediction == example.label, name(prediction)
+        right, said = prediction == example.label, facts.class_name(run, prediction)
         alt = f"{what} image of class {true}, predicted {said}"
         title = f"“{said}” {'right' if right else 'wrong'}"
         return Picture(uri, alt, title, f"{100 * confidence:.0f} % sure", "good" if right else "bad")
 
-    true = name(example.label)
+    true = facts.class_name(run, example.label)
     return [
         judged("Clean", example.clean, example.clean_prediction, example.clean_confidence),
         Picture(example.change, f"Perturbation times {factor}", f"change ×{factor}", f"class “{true}”"),

@@ -61,6 +61,7 @@ STYLE = {
     "axes.unicode_minus": False,
 }
 
+
 @dataclass
 class Tips:
     """Tooltips: an SVG group id for each, and the text that goes into it."""
@@ -165,7 +166,8 @@ def drawn(name: str, label: str, size: tuple[float, float], draw: Callable[[Figu
         figure = Figure(size, layout="constrained")
         draw(figure, tips)
         # not savefig, which draws twice: once for nothing
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(buffer, metadata={"Date": None})
     return _clean(buffer.getvalue(), name, label, tips.texts)
 
 

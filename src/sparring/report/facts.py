@@ -105,7 +105,7 @@ def threat(run: Run) -> Mapping[str, Any]:
 
 
 def training_eps(run: Run) -> float | None:
-    """The eps that the model was trained with, which a sweep marks: None if it trained in another norm, or with none."""
+    """The eps that the model trained against, which a sweep marks; None if in another norm, or without an adversary."""
     configured = find(run.record, "config", "threat")
     norm = text(configured, "norm") if isinstance(configured, Mapping) else configured
     if not adversarial(run) or norm != text(threat(run), "norm"):
@@ -126,6 +126,13 @@ def is_image(run: Run) -> bool:
 def thing(run: Run) -> str:
     """What an input consists of."""
     return "pixel" if is_image(run) else "input value"
+
+
+def class_name(run: Run, label: int) -> str:
+    """A class as the data set calls it, or its number."""
+    classes = find(run.record, "data", "classes")
+    known = isinstance(classes, list) and 0 <= label < len(classes)
+    return words.plain(classes[label]) if known and isinstance(classes, list) else str(label)
 
 
 def examples(run: Run, n: int | None) -> str:

@@ -62,9 +62,9 @@ def draw(tensors: Mapping[str, Array], seed: int) -> Grid:
     def example(row: int) -> Example:
         return Example(
             row=row,
-            clean=_uri(x[row]),
-            change=_uri(0.5 + factor * (z[row] - x[row])),
-            attacked=_uri(z[row]),
+            clean=uri(x[row]),
+            change=uri(0.5 + factor * (z[row] - x[row])),
+            attacked=uri(z[row]),
             label=int(tensors["y"][row]),
             clean_prediction=int(tensors["clean_prediction"][row]),
             attacked_prediction=int(tensors["adversarial_prediction"][row]),
@@ -80,7 +80,7 @@ def _factor(largest: float) -> int:
     return max((f for f in (1, 2, 3, 5, 10, 15, 20, 30, 50) if f * largest <= 0.5), default=1)
 
 
-def _uri(image: Array) -> str:
+def uri(image: Array) -> str:
     """A `[C, H, W]` image in [0, 1] as a PNG data URI."""
     if image.shape[0] not in (1, 3):
         image = image.mean(axis=0, keepdims=True)

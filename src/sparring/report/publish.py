@@ -7,8 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sparring.report import markdown as _markdown
 from sparring.report import canvas
+from sparring.report import markdown as _markdown
 from sparring.report.blocks import Mark, Page
 
 SHAPES = {

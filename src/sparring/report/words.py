@@ -7,8 +7,25 @@ from typing import Any
 from sparring.report.read import Estimate, find, is_number, number, text
 
 NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1", "l0": "L0"}
-ATTACKS = {"clean": "No attack", "worst": "Worst case", "fgsm": "FGSM"}
-LOSSES = {"cross_entropy": "cross-entropy", "margin": "margin", "dlr": "DLR", "kl": "KL"}
+ATTACKS = {
+    "clean": "No attack",
+    "worst": "Worst case",
+    "fgsm": "FGSM",
+    "apgd-ce": "APGD, cross-entropy",
+    "apgd-dlr": "APGD, DLR",
+    "apgd-t": "APGD, targeted",
+    "fab-t": "FAB, targeted",
+    "square": "Square",
+}
+LOSSES = {
+    "cross_entropy": "cross-entropy",
+    "margin": "margin",
+    "dlr": "DLR",
+    "kl": "KL",
+    "targeted dlr": "targeted DLR",
+}
+SHRINKING = ("apgd", "targeted apgd")
+"""Attacks whose step size is only that of their first steps."""
 FAMILIES = ("pgd", "fgsm", "apgd", "mim", "cw", "fab", "nes", "spsa")
 
 
@@ -34,6 +51,22 @@ def error(e: Estimate | None) -> str:
     if e is None:
         return "–"
     return f"{e.value:.3f}" + ("" if e.low is None or e.high is None else f" ({e.low:.3f} to {e.high:.3f})")
+
+
+def points(share: float, low: float | None, high: float | None) -> str:
+    """A difference of two accuracies in percentage points, "+64.0 (+55.1 to +72.0)"."""
+    ends = "" if low is None or high is None else f" ({signed(100 * low, 1)} to {signed(100 * high, 1)})"
+    return f"{signed(100 * share, 1)}{ends}"
+
+
+def signed(value: float, digits: int) -> str:
+    """-1.25 -> "−1.2", with a sign in front of what is above zero, too."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def chance(p: float) -> str:
+    """A p-value: "< 0.001", "0.042"."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def whole(n: float | None) -> str:
@@ -90,6 +123,11 @@ def attack(name: str) -> str:
     return "-".join([family.upper(), *(rest[:-1] if loss else rest)]) + loss
 
 
+def method(name: str) -> str:
+    """A method of explanation: "integrated-gradients" -> "integrated gradients"."""
+    return name.replace("-", " ").replace("_", " ")
+
+
 def settings(parameters: Mapping[str, Any]) -> str:
     """The settings that an attack's accuracy depends on, all of them, in one line."""
     said: list[str] = []
@@ -99,8 +137,13 @@ def settings(parameters: Mapping[str, Any]) -> str:
         seen.add("loss")
     steps, size = number(parameters, "steps"), number(parameters, "step_size")
     if steps is not None:
-        said.append(f"{steps:g} step{'s' * (steps != 1)}" + (f" of {radius(size)}" if size is not None else ""))
+        of = ", the first of" if text(parameters, "attack") in SHRINKING else " of"
+        said.append(f"{steps:g} step{'s' * (steps != 1)}" + (f"{of} {radius(size)}" if size is not None else ""))
         seen |= {"steps"} | ({"step_size"} if size is not None else set())
+    for key in ("queries", "targets", "draws"):
+        if (many := number(parameters, key)) is not None:
+            said.append(f"{many:,.0f} {key if many != 1 else key[:-1].replace('querie', 'query')}")
+            seen.add(key)
     if isinstance(start := find(parameters, "random_start"), bool):
         said.append("random start" if start else "start at the input")
         seen.add("random_start")
@@ -162,9 +205,9 @@ def sentence(clause: str) -> str:
     return clause[:1].upper() + clause[1:] + ("" if clause.endswith(".") else ".")
 
 
-def listing(names: list[str]) -> str:
+def listing(names: list[str], last: str = "and") -> str:
     """["a", "b", "c"] -> "a, b and c"."""
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}" if names else ""
 
 
 def finite(value: Any) -> Any:
