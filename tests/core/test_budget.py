@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sparring.core import budget
 from sparring.core.budget import fill, steepest_first
 from sparring.core.threat import L1, L2, Linf, norm
 
@@ -154,6 +155,27 @@ def test_budgets_by_hand() -> None:
         (steepest_first(gain, room, torch.tensor([5.5])), [0.5, 2.0, 1.0]),
     ):
         torch.testing.assert_close(t, torch.tensor([by_hand]))
+
+
+@pytest.mark.parametrize("box", [(0.0, 1.0), (-INF, INF)])
+def test_sorting_and_looking_where_it_nearly_always_is_give_the_same_answer(
+    monkeypatch: pytest.MonkeyPatch, box: tuple[float, float]
+) -> None:
+    """Gains over eight orders of magnitude, which tangents need many steps for, and rises up to all there is."""
+    rng = torch.Generator().manual_seed(0)
+    scale = 10 ** (8 * torch.rand((40, 200), generator=rng, dtype=torch.float64) - 8)
+    for w in (scale * torch.randn((40, 200), generator=rng), torch.randn((40, 200), generator=rng).double()):
+        z = torch.rand((40, 200), generator=rng, dtype=torch.float64)
+        most = (w * torch.where(w > 0, 1 - z, -z)).sum(1)
+        rise = torch.linspace(0.0, 1.0 if box[0] == 0 else 30.0, 40, dtype=torch.float64) * most
+        for kind in (Linf, L2, L1):
+            quick = kind(0.1, *box).reach(w, rise, z)
+            with monkeypatch.context() as patch:
+                patch.setattr(budget, "TANGENTS", 1)
+                patch.setattr(budget, "FIRST", 1000)
+                sorted_ = kind(0.1, *box).reach(w, rise, z)
+            torch.testing.assert_close(quick, sorted_, rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close((w * quick).sum(1), rise, rtol=1e-9, atol=1e-12)
 
 
 def test_large_images_keep_their_precision() -> None:

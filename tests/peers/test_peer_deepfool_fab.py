@@ -87,9 +87,7 @@ def test_deepfool_is_no_farther_than_that_of_torchattacks(
 ) -> None:
     torchattacks = pytest.importorskip("torchattacks")
     x, y = right[0][:30], right[1][:30]
-    holder = digits_model
-    with torch.enable_grad():
-        z = torchattacks.DeepFool(holder, steps=50, overshoot=0.02)(x, y)
+    z = torchattacks.DeepFool(digits_model, steps=50, overshoot=0.02)(x, y)
     assert_no_larger(ours(deepfool, digits_model, x, y, L2(1.0)), sizes(digits_model, z, x, y, L2(1.0)))
 
 
@@ -122,7 +120,7 @@ def test_fab_is_no_farther_than_that_of_its_authors(
     assert_no_larger(ours(mine, digits_model, x, y, threat), sizes(digits_model, z, x, y, threat))
 
 
-@pytest.mark.parametrize("threat", [Linf(0.15), L2(0.7), L1(2.5)], ids=NAMES.values())
+@pytest.mark.parametrize("threat", [Linf(0.15), L2(0.7), L1(1.2)], ids=NAMES.values())
 def test_fab_within_eps_leaves_no_more_standing_than_that_of_its_authors(
     threat: Ball,
     digits_model: nn.Module,

@@ -51,7 +51,8 @@ def refuse_dead(alive: Tensor) -> None:
     if not alive:
         raise DeadStartError(
             "The start of an attack must have a gradient above rounding level for some example. Got none: a gain at "
-            "its own minimum needs random_start=True (TRADES' KL at the clean point), a saturated model the margin payoff."
+            "its own minimum needs random_start=True (TRADES' KL at the clean point), a saturated model the margin "
+            "payoff."
         )
 
 

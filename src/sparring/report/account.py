@@ -15,7 +15,7 @@ def configuration(runs: Sequence[Run]) -> list[Block]:
         commit = text(run.record, "commit")
         versions = [f"{name} {words.plain(version)}" for name, version in mapping(run.record, "versions").items()]
         said = [f"Commit {commit}" if commit else "No commit recorded, so the code is not pinned", *versions]
-        blocks += [Heading(run.name, facts.mark(run)), Text(", ".join(said) + ".", note=not commit)]
+        blocks += [Heading("", facts.mark(run)), Text(", ".join(said) + ".", note=not commit)]
         if any(commands):
             blocks.append(Code("Commands", "\n".join(command for command in commands if command)))
         else:

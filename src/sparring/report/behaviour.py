@@ -13,7 +13,7 @@ def training(runs: Sequence[Run]) -> list[Block]:
     shown = set()
     for run in runs:
         if figures := _training_figures(run):
-            blocks += [Heading(run.name, facts.mark(run)), Text(_trained(run)), Figures(figures)]
+            blocks += [Heading("", facts.mark(run)), Text(_trained(run)), Figures(figures)]
             shown.add(run.index)
     return blocks + facts.lacking(runs, lambda run: run.index in shown, "no training history")
 
@@ -76,7 +76,7 @@ def gallery(runs: Sequence[Run], seed: int) -> list[Block]:
         caption += " Channels are averaged." if grid.averaged else ""
         rows = [_pictures(run, example, grid.factor) for example in grid.examples]
         head = ("Clean", "Perturbation", "Attacked")
-        blocks += [Heading(run.name, facts.mark(run)), Gallery(caption, head, rows)]
+        blocks += [Heading("", facts.mark(run)), Gallery(caption, head, rows)]
     lacking = [run for run in runs if run.examples.tensors is None]
     return blocks + [Text(f"{facts.label(run)}: {run.examples.problem}.", note=True) for run in lacking]
 

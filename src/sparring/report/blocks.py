@@ -91,7 +91,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading inside a section, for a run or for a group of runs."""
+    """A heading inside a section, for a group of runs, or for a run, whose text then follows its name."""
 
     text: str
     mark: Mark | None = None

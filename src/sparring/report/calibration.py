@@ -33,7 +33,7 @@ def calibration(runs: Sequence[Run]) -> list[Block]:
         blocks.append(Table(caption, [Cell(title) for title in head], rows))
     for run in runs:
         if figures := _diagrams(run):
-            blocks += [Heading(run.name, facts.mark(run)), Figures(figures)]
+            blocks += [Heading("", facts.mark(run)), Figures(figures)]
     blocks += facts.lacking(runs, lambda run: bool(_parts(run)), "no calibration")
     return blocks + _temperature(runs)
 

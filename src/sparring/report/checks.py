@@ -39,7 +39,7 @@ def checks(runs: Sequence[Run]) -> list[Block]:
         views = facts.views(run)
         if not any(facts.checks(view) for view in views):
             continue
-        blocks.append(Heading(run.name, facts.mark(run)))
+        blocks.append(Heading("", facts.mark(run)))
         for i, view in enumerate(views):
             if facts.checks(view):
                 under = f" under {words.threat_name(facts.threat(view))}" if len(views) > 1 else ""

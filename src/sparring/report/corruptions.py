@@ -32,7 +32,7 @@ def blocks(group: Group) -> list[Block]:
     found: list[Block] = [Heading(f"Corruptions on {group.title}"), lead, _means(group, runs)]
     for run in runs:
         if table := _heat(run):
-            found += [Heading(f"Corruptions: {run.name}", facts.mark(run)), table, _intervals(run)]
+            found += [Heading("corruption by corruption", facts.mark(run)), table, _intervals(run)]
     return found
 
 
@@ -46,7 +46,7 @@ def _part(run: Run) -> Mapping[str, Any]:
 
 
 def _means(group: Group, runs: Sequence[Run]) -> Table:
-    head = ["Run", "Clean accuracy", "Mean under corruption", "ECE, clean", "Mean ECE under corruption", "mCE", "n"]
+    head = ["Run", "Clean accuracy", "Corrupted, mean", "ECE, clean", "ECE, mean", "mCE", "n"]
     rows = []
     for run in runs:
         part, e = _part(run), mean(run)

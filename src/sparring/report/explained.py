@@ -30,7 +30,7 @@ def explanations(runs: Sequence[Run]) -> list[Block]:
     )
     blocks: list[Block] = [lead] if shown else []
     for run in shown:
-        blocks += [Heading(run.name, facts.mark(run)), *_gallery(run), *_faithfulness(run), *_stability(run)]
+        blocks += [Heading("", facts.mark(run)), *_gallery(run), *_faithfulness(run), *_stability(run)]
     return blocks + facts.lacking(runs, lambda run: bool(methods(run)), "no explanations")
 
 

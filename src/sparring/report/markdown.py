@@ -37,7 +37,8 @@ def _block(block: Block) -> list[str]:
         case Text():
             return [f"> {escape(block.text)}"] if block.note else [escape(block.text)]
         case Heading():
-            return [f"### {_run(block.mark) if block.mark else escape(block.text)}"]
+            parts = [_run(block.mark)] if block.mark else []
+            return [f"### {', '.join([*parts, escape(block.text)] if block.text else parts)}"]
         case Table():
             return [f"**{escape(block.caption.rstrip('.'))}**", "", *_table(block.head, block.rows)]
         case Code():
