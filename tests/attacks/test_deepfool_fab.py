@@ -126,6 +126,35 @@ def test_the_nearest_lost_point_of_a_linear_model_inside_the_box(attack: Attack,
 
 
 @each_attack
+@each_kind
+def test_a_rival_that_the_box_keeps_out_of_reach_is_passed_over(attack: Attack, kind: Any) -> None:
+    """Class 1 lacks 0.3 of the first coordinate, which has 0.1 left; class 2 lacks 0.2 of the second."""
+    model = nn.Linear(2, 3, dtype=torch.float64).requires_grad_(False)
+    model.weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    model.bias.copy_(torch.tensor([0.0, -1.2, -0.7]))
+    x = torch.tensor([[0.9, 0.5]], dtype=torch.float64)
+    z = attack(ClassifierGain(model, torch.tensor([0]), margin), x, kind(0.5))
+    torch.testing.assert_close(z, torch.tensor([[0.9, 0.7]], dtype=torch.float64), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("alpha_max", "eta", "beta"), [(0.1, 1.05, 0.9), (0.02, 1.05, 0.9), (0.02, 1.2, 1.0)])
+def test_fab_walks_as_equation_9_has_it(alpha_max: float, eta: float, beta: float) -> None:
+    """On a plane every step is along one line: positions on it, with x at 0 and the plane at 1."""
+    model = affine(5, 2)
+    x = torch.rand((1, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = model(x).argmax(1)
+    normal, lacks = (part[torch.arange(1), 1 - y] for part in rises(model, x, y))
+    gain = Recorded(ClassifierGain(model, y, margin))
+    fab(gain, x, L2(0.3, -INF, INF), steps=2, alpha_max=alpha_max, eta=eta, beta=beta)
+    first, moved, second = ((normal * (gain.seen[i] - x)).sum(1) / lacks for i in (2, 3, 4))
+    assert first.item() == pytest.approx(eta)
+    assert moved.item() == pytest.approx(beta * eta)
+    left = 1 - beta * eta  # negative where the walk goes on from past the plane
+    alpha = min(alpha_max, abs(left) / (abs(left) + 1))
+    assert second.item() == pytest.approx((1 - alpha) * (beta * eta + eta * left) + alpha * eta)
+
+
+@each_attack
 def test_two_classes_in_the_box(attack: Attack, linear: nn.Module) -> None:
     x = torch.rand((9, 12), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():

@@ -81,7 +81,7 @@ def test_a_rise_that_the_box_does_not_hold_uses_all_the_room(
     w, z, _ = task(seed, (3, 6), 0.0, 1.0)
     w, z = w.to(dtype), z.to(dtype)
     corner = torch.where(w > 0, 1 - z, torch.where(w < 0, -z, 0.0))
-    most = (w.double() * corner.double()).sum(1)
+    most = (w.double() * torch.where(w > 0, 1 - z.double(), -z.double())).sum(1)
     d = kind(0.1).reach(w, (most * factor * (1 + 1e-5) + 1e-3).to(torch.promote_types(dtype, torch.float32)), z)
     assert d.dtype == dtype
     assert torch.equal(d, corner)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 Step = Callable[[Tensor], Tensor]
 
 
-def bit_depth(x: Tensor, bits: int = 1) -> Tensor:
+def bit_depth(x: Tensor, bits: int = 2) -> Tensor:
     """Fewer grey levels. Xu et al., "Feature squeezing: detecting adversarial examples in deep neural networks",
     2018, section 2.1."""
     levels = 2**bits - 1
@@ -146,18 +146,24 @@ class Vote(nn.Module):
         answers = torch.stack([member(x) for member in self.members])
         return F.one_hot(answers.argmax(2), answers.shape[2]).sum(0).to(x.dtype)
 
+    def soft(self, x: Tensor) -> Tensor:
+        """The sum of the members' probabilities, which has a gradient."""
+        return torch.stack([member(x).softmax(1) for member in self.members]).sum(0)
+
 
 class HalfDetached(nn.Module):
-    """The mean of two models, of which one runs without gradients: the bug that a cached or quantised branch brings."""
+    """The sum of two models, of which the larger part runs without gradients: the bug of a cached or quantised branch."""
 
-    def __init__(self, seen: nn.Module, unseen: nn.Module) -> None:
+    def __init__(self, seen: nn.Module, unseen: nn.Module, *, detached: bool = True) -> None:
         super().__init__()
-        self.seen, self.unseen = seen, unseen
+        self.seen, self.unseen, self.detached = seen, unseen, detached
+
+    def repaired(self) -> "HalfDetached":
+        return HalfDetached(self.seen, self.unseen, detached=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            hidden = self.unseen(x)
-        return 0.1 * self.seen(x) + hidden
+        hidden = self.unseen(x)
+        return 0.1 * self.seen(x) + (hidden.detach() if self.detached else hidden)
 
 
 class AntiAdversary(nn.Module):
@@ -179,31 +185,44 @@ class AntiAdversary(nn.Module):
         return self.inner(x + move)
 
 
-class Squeezed(nn.Module):
-    """Refuses inputs on which smoothing changes the answer much: Xu et al. 2018, section 4 (squeezed by a 3x3 mean, the
-    L1 distance between the two softmaxes); broken by He et al., "Adversarial example defenses: ensembles of weak
-    defenses are not strong", 2017.
+class Guarded(nn.Module):
+    """Refuses inputs that an autoencoder cannot rebuild: the detector of Meng & Chen, "MagNet: a two-pronged defense
+    against adversarial examples", 2017, with principal components for its autoencoder; broken by Carlini & Wagner,
+    "MagNet and 'Efficient defenses against adversarial attacks' are not robust to adversarial examples", 2017.
 
     Args:
         inner: `[B, ...] -> [B, K]` logits.
-        threshold: the distance above which an input is refused.
-        hard: the refusal's logit is above or below all others, whatever the distance: no gradient leads out of it.
-            Otherwise it is above the largest by as much as the distance is above the threshold: the same refusals,
-            but with a slope.
+        mean, basis: of the data, `[d]` and `[d, components]`.
+        threshold: the root mean square error above which an input is refused.
+        hard: the refusal's logit is 10 above or below all others, whatever the error: no gradient leads out of it.
+            Otherwise it is above the largest by 100 times what the error is above the threshold: the same refusals,
+            with a slope.
     """
 
-    def __init__(self, inner: nn.Module, threshold: float, *, hard: bool) -> None:
+    def __init__(self, inner: nn.Module, mean: Tensor, basis: Tensor, threshold: float, *, hard: bool) -> None:
         super().__init__()
-        self.inner, self.threshold, self.hard = inner, threshold, hard
+        self.inner, self.mean, self.basis, self.threshold, self.hard = inner, mean, basis, threshold, hard
 
-    def distance(self, x: Tensor) -> Tensor:
-        smooth = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
-        return (self.inner(x).softmax(1) - self.inner(0.5 * (x + smooth)).softmax(1)).abs().sum(1)
+    @classmethod
+    def on(cls, inner: nn.Module, x: Tensor, *, components: int = 30) -> "Guarded":
+        """One that refuses five per cent of these inputs."""
+        mean = x.flatten(1).mean(0)
+        basis = torch.linalg.svd(x.flatten(1) - mean, full_matrices=False).Vh[:components].T
+        guard = cls(inner, mean, basis, 0.0, hard=True)
+        guard.threshold = guard.error(x).quantile(0.95).item()
+        return guard
+
+    def error(self, x: Tensor) -> Tensor:
+        d = x.flatten(1) - self.mean
+        return (d - d @ self.basis @ self.basis.T).square().mean(1).sqrt()
+
+    def softened(self) -> "Guarded":
+        return Guarded(self.inner, self.mean, self.basis, self.threshold, hard=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits, beyond = self.inner(x), self.distance(x) - self.threshold
+        logits, beyond = self.inner(x), self.error(x) - self.threshold
         if self.hard:
             refusal = torch.where(beyond > 0, logits.amax(1) + 10, logits.amin(1) - 10).detach()
         else:
-            refusal = logits.amax(1) + 10 * beyond
+            refusal = logits.amax(1) + 100 * beyond
         return torch.cat([logits, refusal[:, None]], 1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparring.attacks.minimal import boxed, closer, keep_nearest, widened
+from sparring.attacks.minimal import boxed, closer, widened
 from sparring.attacks.nearest import prepared
 from sparring.attacks.plane import nearest_plane
 from sparring.core.gain import Gain, RivalGain
@@ -146,8 +146,10 @@ class _Walk:
         lost = torch.ones(len(z), dtype=torch.bool, device=z.device)
         if len(asked):
             with torch.no_grad():
-                lost[asked] = (gain.take(asked).rivals(z[asked]) > 0).any(1)
-            keep_nearest(z[asked], far[asked], lost[asked], rows[asked], best, record)
+                won = (gain.take(asked).rivals(z[asked]) > 0).any(1)
+            at, lost[asked] = rows[asked], won
+            best[at] = torch.where(per_example(won, z), z[asked], best[at])
+            record[at] = torch.where(won, far[asked], record[at])
         return lost
 
     def _step(self, d: Tensor, d0: Tensor, z: Tensor, x: Tensor, threat: Metric) -> Tensor:

@@ -30,14 +30,8 @@ def widened(x: Tensor) -> Tensor:
 
 
 def boxed(z: Tensor, threat: Metric) -> Tensor:
+    """The nearest point of the box."""
     return z.clamp(threat.low, threat.high)
-
-
-def keep_nearest(z: Tensor, far: Tensor, lost: Tensor, rows: Tensor, best: Tensor, record: Tensor) -> None:
-    """Write into best and record, at these rows, each z that is lost and nearer (`far [B]`) than the record."""
-    nearer = lost & (far < record[rows])
-    best[rows] = torch.where(per_example(nearer, z), z, best[rows])
-    record[rows] = torch.where(nearer, far, record[rows])
 
 
 def closer(gain: RivalGain, z: Tensor, x: Tensor, threat: Metric, steps: int = 5) -> Tensor:

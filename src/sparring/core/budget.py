@@ -24,16 +24,14 @@ def fill(gain: Tensor, speed: Tensor, room: Tensor, rise: Tensor) -> Tensor:
     The least maximum of t where every speed is 1, the least Euclidean norm where the speed is the gain.
     """
     gain, rise = _normal(gain, rise)
-    speed = speed / _largest(speed)
     slope = gain * speed
-    room = room.masked_fill(slope == 0, 0.0)
     if gain.device.type != "cpu":
-        return _filled(_by_sorting(gain, speed, slope, room, rise), speed, room)
+        return torch.minimum(_by_sorting(gain, speed, slope, room, rise) * speed, room)
     s, done = _by_tangents(gain, speed, slope, room, rise)
     if not done.all():
         rows = (~done).nonzero().squeeze(1)
         s[rows] = _by_sorting(*(part[rows] for part in (gain, speed, slope, room, rise)))
-    return _filled(s, speed, room)
+    return torch.minimum(s * speed, room)
 
 
 def steepest_first(gain: Tensor, room: Tensor, rise: Tensor) -> Tensor:
@@ -90,16 +88,8 @@ def _by_sorting(gain: Tensor, speed: Tensor, slope: Tensor, room: Tensor, rise: 
     return torch.where(rise > 0, torch.where(pace > 0, (left / pace).clamp(max=largest), largest), 0.0)
 
 
-def _filled(s: Tensor, speed: Tensor, room: Tensor) -> Tensor:
-    return torch.minimum(s * speed, room)
-
-
 def _normal(gain: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
     """Gain and rise `[B, 1]` divided by the largest gain, whose square may not fit the dtype."""
-    largest = _largest(gain)
+    largest = gain.amax(1, keepdim=True).clamp(min=torch.finfo(gain.dtype).tiny)
     most = torch.finfo(gain.dtype).max / 4
     return gain / largest, (rise.clamp(min=0)[:, None].to(gain.dtype) / largest).clamp(max=most)
-
-
-def _largest(size: Tensor) -> Tensor:
-    return size.amax(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)

@@ -108,7 +108,7 @@ def _added(result: Mapping[str, Any], suite: facts.Suite | None) -> str:
     if broke is None or attempted is None:
         return ""
     if suite is not None and suite.sequential:
-        return f"broke {words.whole(broke)} of {words.whole(attempted)} left"
+        return f"broke {words.whole(broke)} of {words.whole(attempted)} left" if attempted else "none was left to try"
     return f"first to break {words.whole(broke)} of {words.whole(attempted)}"
 
 

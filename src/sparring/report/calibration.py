@@ -28,8 +28,8 @@ def calibration(runs: Sequence[Run]) -> list[Block]:
     blocks: list[Block] = [Text(lead + " For each of them lower is better." if present else lead)]
     if rows:
         names = [name for key, name, _ in FIGURES if key in present]
-        head = ["Run", "Inputs", "ECE (95 % interval)", *names, "n"]
-        caption = "Expected calibration error; 0 is perfect." if not present else "Calibration, with 95 % intervals."
+        head = ["Run", "Inputs", "ECE", *names, "n"]
+        caption = "Calibration; below each figure its 95 % interval. 0 is perfect."
         blocks.append(Table(caption, [Cell(title) for title in head], rows))
     for run in runs:
         if figures := _diagrams(run):
@@ -56,16 +56,25 @@ def _rows(runs: Sequence[Run]) -> tuple[list[list[Cell]], set[str]]:
             for state, title in STATES:
                 part = mapping(_parts(view), state)
                 if estimate(part, "ece") is not None and (state == "attacked" or i == 0):
-                    under = f", {words.threat_name(facts.threat(view))}" if len(views) > 1 else ""
-                    states.append((run, title + (under if state == "attacked" else ""), part))
+                    under = words.threat_name(facts.threat(view)) if len(views) > 1 and state == "attacked" else ""
+                    states.append((run, Cell(title, detail=under), part))
     present = {key for key, _, _ in FIGURES if any(_figure(part, key) for _, _, part in states)}
     rows = []
-    for run, title, part in states:
+    for run, inputs, part in states:
         e = estimate(part, "ece")
-        rest = [Cell(words.error(_figure(part, key))) for key, _, _ in FIGURES if key in present]
+        rest = [_stacked(_figure(part, key)) for key, _, _ in FIGURES if key in present]
         counted = Cell(words.whole(e.n if e else None))
-        rows.append([Cell(run.name, mark=facts.mark(run)), Cell(title), Cell(words.error(e)), *rest, counted])
+        rows.append([Cell(run.name, mark=facts.mark(run)), inputs, _stacked(e), *rest, counted])
     return rows, present
+
+
+def _stacked(e: Estimate | None, before: Estimate | None = None) -> Cell:
+    """A figure above its interval, and above what it was before."""
+    if e is None:
+        return Cell("–")
+    ends = "" if e.low is None or e.high is None else f"{e.low:.3f} to {e.high:.3f}"
+    was = "" if before is None else f"before {words.error(before)}"
+    return Cell(f"{e.value:.3f}", detail="; ".join(part for part in (ends, was) if part))
 
 
 def _figure(part: Mapping[str, Any], key: str) -> Estimate | None:
@@ -103,15 +112,16 @@ def _temperature(runs: Sequence[Run]) -> list[Block]:
             before, after = mapping(part, "before"), mapping(part, "after")
             if (value := number(part, "temperature")) is None or estimate(after, "ece") is None:
                 continue
-            end = ", the end of the range searched" if find(part, "bounded") is True else ""
             fitted = count(part, "n_fit")
+            detail = "" if fitted is None else f"fitted on {words.whole(fitted)}"
+            detail += ", at the end of the range searched" if find(part, "bounded") is True else ""
             rows.append(
                 [
                     Cell(run.name, mark=facts.mark(run)),
                     Cell(title),
-                    Cell(f"{value:.2f}{end}", detail="" if fitted is None else f"fitted on {words.whole(fitted)}"),
-                    *(Cell(words.error(estimate(side, "ece"))) for side in (before, after)),
-                    *(Cell(words.error(_figure(side, "nll"))) for side in (before, after)),
+                    Cell(f"{value:.2f}", detail=detail.removeprefix(", ")),
+                    _stacked(estimate(after, "ece"), estimate(before, "ece")),
+                    *(_stacked(_figure(after, key), _figure(before, key)) for key, _, _ in FIGURES),
                     Cell(words.whole(count(after, "n"))),
                 ]
             )
@@ -122,6 +132,6 @@ def _temperature(runs: Sequence[Run]) -> list[Block]:
         "answer. What it achieves is reported apart: a model that needs it is not calibrated. The figures are on "
         "examples that the temperature was not fitted to, so those before differ from the table above."
     )
-    head = ["Run", "Inputs", "Temperature", "ECE before", "ECE after", "NLL before", "NLL after", "n"]
-    table = Table("Temperature scaling, with 95 % intervals.", [Cell(title) for title in head], rows)
-    return [Heading("With temperature scaling"), lead, table]
+    head = ["Run", "Inputs", "Temperature", "ECE", *(name for _, name, _ in FIGURES), "n"]
+    title = "After temperature scaling; below each figure its 95 % interval, and what it was before."
+    return [Heading("With temperature scaling"), lead, Table(title, [Cell(title) for title in head], rows)]

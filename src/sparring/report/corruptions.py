@@ -102,13 +102,8 @@ def _heat(run: Run) -> Table | None:
     if not named or not severities:
         return None
     ratios = mapping(_part(run), "ce")
-    head = [
-        "Corruption",
-        *(f"{severity:g}" for severity in severities),
-        "Mean",
-        "Mean ECE",
-        *(["CE"] if ratios else []),
-    ]
+    head = [Cell("Corruption"), *(Cell(f"{severity:g}", heat=0) for severity in severities)]
+    head += [Cell(title) for title in ("Mean (95 % interval)", "ECE, mean", *(["CE"] if ratios else []))]
     rows = []
     for name, part in named:
         row = [Cell(_title(name))]
@@ -123,9 +118,9 @@ def _heat(run: Run) -> Table | None:
         rows.append(row)
     n = count(_part(run), "n")
     counted = f", n = {words.whole(n)}" if n is not None else ""
-    caption = f"Accuracy of {run.name} in % at each severity{counted}. The darker, the more is lost."
+    caption = f"Accuracy of {run.name} in % at each severity{counted}. The stronger the colour, the more is lost."
     caption += " CE: errors in units of the reference’s." if ratios else ""
-    return Table(caption, [Cell(title) for title in head], rows)
+    return Table(caption, head, rows)
 
 
 def _lost(e: Estimate) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sparring.report import beyond, facts, words
+from sparring.report import facts, unseen, words
 from sparring.report.blocks import Block, Cell, Heading, Table, Text
 from sparring.report.read import Run, count, mapping, number, text
 
@@ -28,7 +28,7 @@ def cost(runs: Sequence[Run]) -> list[Block]:
     for run in runs:
         rows = list(_attacks(run))
         if any(row[3] is not None for row in rows):
-            blocks += [Heading(f"Cost of the attacks: {run.name}", facts.mark(run)), _passes(run, rows)]
+            blocks += [Heading("attack by attack", facts.mark(run)), _passes(run, rows)]
     return blocks
 
 
@@ -66,50 +66,36 @@ def _attacks(run: Run) -> Iterator[tuple[str, str, Mapping[str, Any], float | No
         for name in facts.attacks(view):
             result = mapping(facts.results(view)[name])
             yield words.attack(name), under, result, number(result, "forwards")
-    for name, result in beyond.unseen(run).items():
+    for name, result in unseen.results(run).items():
         yield (
             text(result, "parameters", "attack") or "one attack",
-            beyond.short(name),
+            unseen.short(name),
             result,
             number(result, "forwards"),
         )
 
 
 def _passes(run: Run, rows: Sequence[tuple[str, str, Mapping[str, Any], float | None]]) -> Table:
-    head = [
-        "Attack",
-        "Threat model",
-        "Examples",
-        "Forward passes",
-        "Backward passes",
-        "Forward, median per example",
-        "Largest",
-        "Queries",
-        "Time",
-    ]
+    head = ["Attack", "Examples", "Forward", "Backward", "Median / largest", "Queries", "Time"]
     cells = []
     for attack, threat, result, forwards in rows:
         allowed = number(result, "parameters", "queries")
-        backwards = number(result, "backwards")
-        queries = (
-            "" if allowed is None or backwards else f"{words.whole(forwards)} of at most {words.whole(allowed)} each"
-        )
+        blind = allowed is not None and not number(result, "backwards")
+        most = [number(result, key) for key in ("forwards_median", "forwards_largest")]
         cells.append(
             [
-                Cell(attack),
-                Cell(threat),
+                Cell(attack, detail=threat),
                 Cell(words.whole(count(result, "attempted"))),
                 Cell(words.whole(forwards)),
-                Cell(words.whole(backwards)),
-                Cell(words.whole(number(result, "forwards_median"))),
-                Cell(words.whole(number(result, "forwards_largest"))),
-                Cell(queries or "–"),
+                Cell(words.whole(number(result, "backwards"))),
+                Cell(" / ".join(words.whole(value) for value in most) if any(v is not None for v in most) else "–"),
+                Cell(f"at most {words.whole(allowed)} each" if blind else "–"),
                 Cell(words.duration(number(result, "seconds"))),
             ]
         )
     caption = (
         f"Passes through the model that each attack on {run.name} took: {_total(rows, 'forwards')} forward and "
-        f"{_total(rows, 'backwards')} backward in all."
+        f"{_total(rows, 'backwards')} backward in all. Median and largest: forward passes for one example."
     )
     return Table(caption, [Cell(title) for title in head], cells)
 

@@ -84,7 +84,7 @@ def _gallery(run: Run) -> list[Block]:
             for name in names:
                 said = words.method(name)
                 alt = f"Map by {said} of the {state} image of class {true}"
-                row.append(Picture(example.maps[name, state], alt, said, state))
+                row.append(Picture(example.maps[name, state], alt, said, ""))
         rows.append(row)
     return [Gallery(caption, head, rows)] if rows else []
 
@@ -100,18 +100,18 @@ def _faithfulness(run: Run) -> list[Block]:
                 chance = estimate(find(part, key, "control"), "mean")
                 better = advantages(run, name, state).get(key)
                 ahead = find(part, key, "beats_control") is True
-                beside = f"{words.error(own)}, random {words.error(chance)}" if own and chance else ""
+                beside = f"{words.error(own)}; random {words.error(chance)}" if own and chance else ""
                 cells.append(Cell(_signed(better), "" if ahead else "quiet", detail=beside))
             held = sum(find(part, key, "beats_control") is True for key, _, _ in MEASURES)
             yes = find(part, "faithful") is True
             verdict = Cell("faithful", "good") if yes else Cell(f"better in {held} of {len(MEASURES)}", "bad")
-            rows.append([Cell(f"{words.method(name).capitalize()}, {state}"), *cells, verdict])
+            rows.append([Cell(words.method(name).capitalize(), detail=state), verdict, *cells])
     ends = "; ".join(f"{name}: {end} is faithful" for _, name, end in MEASURES)
     lead = Text(
         "Each cell: how much better than a random order, with its 95 % interval; below it the figure itself and that "
         f"of the random order ({ends}). A map is called faithful if all four intervals lie above zero."
     )
-    head = ["Map", *(name for _, name, _ in MEASURES), "Verdict"]
+    head = ["Map", "Verdict", *(name for _, name, _ in MEASURES)]
     title = f"Faithfulness of the explanations of {run.name} against a random order{_counted(run)}."
     return [lead, Table(title, [Cell(each) for each in head], rows)]
 
@@ -131,13 +131,13 @@ def _stability(run: Run) -> list[Block]:
             for key, _ in SIMILARITIES:
                 e = estimate(find(part, key), "mean")
                 other = estimate(find(part, key, "control"), "mean")
-                detail = f"another image’s map {words.error(other)}" if other else ""
+                detail = f"another image’s {words.error(other)}" if other else ""
                 cells.append(Cell(words.error(e), "" if true else "quiet", detail=detail))
-            verdict = Cell("faithful", "good") if true else Cell("not faithful, so this says nothing", "bad")
-            rows.append([Cell(f"{words.method(name).capitalize()}, {title}"), *cells, verdict])
+            verdict = Cell("yes", "good") if true else Cell("no", "bad", detail="so this says nothing")
+            rows.append([Cell(words.method(name).capitalize(), detail=title), verdict, *cells])
     flipped = estimate(find(run.record, "evaluation", "explanations", "flipped"), "mean")
     changed = f" The attack changed the answer to {words.share(flipped)} of the inputs." if flipped else ""
-    head = ["Maps compared", *(name for _, name in SIMILARITIES), "Are they faithful?"]
+    head = ["Maps compared", "Faithful?", *(name for _, name in SIMILARITIES)]
     title = f"Likeness of clean and attacked maps of {run.name}, with 95 % intervals{_counted(run)}.{changed}"
     return [Table(title, [Cell(each) for each in head], rows)]
 

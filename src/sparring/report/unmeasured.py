@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from sparring.report import beyond, facts, words
+from sparring.report import facts, unseen, words
 from sparring.report.read import Run, count, estimate, find, items, mapping, number, text
 
 BLACK_BOX = (
@@ -119,7 +119,7 @@ def _threats(some: Sequence[Run]) -> list[str]:
     norms = dict.fromkeys(
         words.norm(norm) for run in some for view in facts.views(run) if (norm := text(facts.threat(view), "norm"))
     )
-    kinds = dict.fromkeys(beyond.short(name) for run in some for name in beyond.unseen(run))
+    kinds = dict.fromkeys(words.NORMS.get(name, name) for run in some for name in unseen.results(run))
     measured = [*norms, *(name for name in kinds if name not in norms)]
     if not measured:
         return []

@@ -47,10 +47,11 @@ def share(e: Estimate | None) -> str:
 
 
 def error(e: Estimate | None) -> str:
-    """A calibration error, "0.021 (0.012 to 0.034)"."""
+    """A calibration error, or another figure that is no share, "0.021 (0.012 to 0.034)"."""
     if e is None:
         return "–"
-    return f"{e.value:.3f}" + ("" if e.low is None or e.high is None else f" ({e.low:.3f} to {e.high:.3f})")
+    ends = "" if e.low is None or e.high is None else f" ({e.low:.3f} to {e.high:.3f})"
+    return f"{e.value:.3f}{ends}".replace("-", "−")
 
 
 def points(share: float, low: float | None, high: float | None) -> str:
@@ -140,7 +141,7 @@ def settings(parameters: Mapping[str, Any]) -> str:
         of = ", the first of" if text(parameters, "attack") in SHRINKING else " of"
         said.append(f"{steps:g} step{'s' * (steps != 1)}" + (f"{of} {radius(size)}" if size is not None else ""))
         seen |= {"steps"} | ({"step_size"} if size is not None else set())
-    for key in ("queries", "targets", "draws"):
+    for key in ("queries", "targets", "draws", "locations"):
         if (many := number(parameters, key)) is not None:
             said.append(f"{many:,.0f} {key if many != 1 else key[:-1].replace('querie', 'query')}")
             seen.add(key)
