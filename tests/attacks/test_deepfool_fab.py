@@ -25,11 +25,10 @@ from sparring.core.threat import L1, L2, Linf, norm
 
 INF = math.inf
 DUAL = {Linf: 1.0, L2: 2.0, L1: INF}
-KINDS = [Linf, L2, L1]
 ATTACKS: list[Attack] = [deepfool, partial(fab, steps=20), partial(fab_targeted, steps=20)]
 NAMES = ["deepfool", "fab", "fab_targeted"]
 each_attack = pytest.mark.parametrize("attack", ATTACKS, ids=NAMES)
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize("kind", [Linf, L2, L1])
 
 
 @dataclass
@@ -154,16 +153,6 @@ def test_fab_walks_as_equation_9_has_it(alpha_max: float, eta: float, beta: floa
     assert second.item() == pytest.approx((1 - alpha) * (beta * eta + eta * left) + alpha * eta)
 
 
-@each_attack
-def test_two_classes_in_the_box(attack: Attack, linear: nn.Module) -> None:
-    x = torch.rand((9, 12), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    with torch.no_grad():
-        y = linear(x).argmax(1)
-    z = attack(ClassifierGain(linear, y, margin), x, Linf(0.3))
-    assert (linear(z).argmax(1) != y).all()
-    assert all(p.grad is None for p in linear.parameters())
-
-
 # On any model
 
 
@@ -282,7 +271,7 @@ def test_every_rival_costs_a_backward_pass_and_a_target_only_one(
 
 
 def test_deepfool_leaves_at_the_first_lost_point() -> None:
-    """One linearisation is enough on a linear model: two forward passes, and seven in the search back."""
+    """One linearisation is enough on a linear model: two forward passes, seven in the search back."""
     model = affine(0, 4)
     x = torch.rand((5, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     meter = Meter.of(5)
@@ -313,8 +302,7 @@ def test_a_restart_begins_half_way_to_what_was_found_or_to_eps(
 ) -> None:
     model, x, y = bent[0].double(), bent[1].double(), bent[2]
     inner = ClassifierGain(model, y, margin)
-    first = Recorded(inner)
-    fab(first, x, kind(0.5), steps=1)
+    fab(first := Recorded(inner), x, kind(0.5), steps=1)
     found = kind(0.5).distance(first.seen[2], x)  # after x twice, once with its graph
     found = torch.where((model(first.seen[2]).argmax(1) != y) & (found > 0), found, INF)
     assert found.isfinite().sum() > 10
@@ -322,11 +310,9 @@ def test_a_restart_begins_half_way_to_what_was_found_or_to_eps(
     for eps in (0.5 * low, 2 * high if kind is not Linf else min(1.0, 2 * high)):
         threat, starts = kind(eps), []
         for seed in (1, 1, 2):
-            gain = Recorded(inner)
-            fab(gain, x, threat, steps=1, restarts=2, rng=seeded(seed))
+            fab(gain := Recorded(inner), x, threat, steps=1, restarts=2, rng=seeded(seed))
             starts.append(gain.seen[3])
-        assert torch.equal(starts[0], starts[1])
-        assert not torch.equal(starts[0], starts[2])
+        assert [torch.equal(starts[0], other) for other in starts[1:]] == [True, False]
         far, expected = threat.distance(starts[0], x), 0.5 * found.clamp(max=eps)
         assert (far <= expected * (1 + 1e-9)).all()
         assert (far >= 0.5 * expected).all()  # the box may have cut some
@@ -376,13 +362,12 @@ def test_closer_keeps_what_is_lost_and_comes_close() -> None:
     y = model(x).argmax(1)
     gain, threat = ClassifierGain(model, y, margin), L2(0.3, -INF, INF)
     near = deepfool(gain, x, threat)
-    crossing = x + (near - x) * (1 - 1e-5)
     for beyond in (1e-3, 0.02, 0.5):
         z = x + (near - x) * (1 + beyond)
         got = closer(gain, z, x, threat)
         assert (model(got).argmax(1) != y).all()
         assert (threat.distance(got, x) <= threat.distance(z, x)).all()
-        torch.testing.assert_close(got, crossing, rtol=0, atol=1e-4)
+        torch.testing.assert_close(got, near, rtol=0, atol=1e-4)
 
 
 # Arguments

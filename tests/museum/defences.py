@@ -20,7 +20,7 @@ Step = Callable[[Tensor], Tensor]
 
 def bit_depth(x: Tensor, bits: int = 2) -> Tensor:
     """Fewer grey levels. Xu et al., "Feature squeezing: detecting adversarial examples in deep neural networks",
-    2018, section 2.1."""
+    2018."""
     levels = 2**bits - 1
     return (x * levels).round() / levels
 
@@ -42,7 +42,7 @@ def thermometer(x: Tensor, levels: int = 8) -> Tensor:
 
 
 def slope_of_thermometer(x: Tensor, levels: int = 8) -> Tensor:
-    """What Athalye et al. put in its place backwards: ramps as wide as three levels."""
+    """What stands in for it backwards, as in Athalye et al. 2018: ramps, here as wide as three levels."""
     thresholds = (torch.arange(levels, dtype=x.dtype) + 0.5) / levels
     return ((x - thresholds[:, None, None]) * levels / 3 + 0.5).clamp(0, 1)
 
@@ -60,7 +60,7 @@ class First(nn.Module):
 
 class Scaled(nn.Module):
     """Logits times 10 000: the softmax is one or zero, and its gradient nothing. The numerical trick behind defensive
-    distillation, alone (Carlini & Wagner 2017, section 2)."""
+    distillation, alone (Carlini & Wagner 2017)."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Vote(nn.Module):
 
 
 class HalfDetached(nn.Module):
-    """The sum of two models, of which the larger part runs without gradients: the bug of a cached or quantised branch."""
+    """The sum of two models, of which the larger part runs without gradients: as a cached or quantised branch does."""
 
     def __init__(self, seen: nn.Module, unseen: nn.Module, *, detached: bool = True) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ import pytest
 from sparring import report
 
 from .factory import examples, record, three, write_run
+from .richer import two
 
 ARGUMENTS = (
     "--headless",
@@ -31,6 +32,25 @@ const plots = [...document.querySelectorAll('svg.plot')];
 return Math.min(20, ...plots.flatMap(svg => [...svg.querySelectorAll('text')].map(text => size(svg, text))));
 """
 """The font size of the smallest text in any plot, in CSS pixels as shown."""
+
+LOWEST_CONTRAST_IN_HEAT = """
+const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+const paper = getComputedStyle(document.body).backgroundColor;
+const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+const luminance = (...colours) => {
+  colours.forEach(c => { canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1); });
+  return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3)
+    .reduce((sum, v, i) => sum + linear(v) * [.2126, .7152, .0722][i], 0);
+};
+const cells = [...document.querySelectorAll('td.heat')];
+cells.slice(0, 1).forEach(cell => cell.style.setProperty('--heat', '100%'));
+return Math.min(21, ...cells.map(cell => {
+  const style = getComputedStyle(cell);
+  const ends = [luminance(style.color), luminance(paper, style.backgroundColor)];
+  return (Math.max(...ends) + .05) / (Math.min(...ends) + .05);
+}));
+"""
+"""The lowest contrast of a number with the colour of its cell, where one cell is as hot as a cell can be."""
 
 LOWEST_CONTRAST = """
 const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
@@ -74,13 +94,14 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "one": report.write(runs[1:2], folder / "one").html,
         "three": report.write(runs, folder / "three").html,
+        "full": report.write(two(folder / "full"), folder / "everything").html,
         "odd": report.write([runs[0], *odd], folder / "odd").html,
     }
 
 
 @pytest.mark.parametrize("width", [1200, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["one", "three", "odd"])
+@pytest.mark.parametrize("name", ["one", "three", "odd", "full"])
 def test_page(browser: Any, addresses: dict[str, Path], tmp_path: Path, name: str, scheme: str, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -103,6 +124,10 @@ def test_page(browser: Any, addresses: dict[str, Path], tmp_path: Path, name: st
     assert light == (scheme == "light")
     assert browser.execute_script(SMALLEST_TEXT) >= 10
     assert browser.execute_script(LOWEST_CONTRAST) >= 4.5
+    assert browser.execute_script(LOWEST_CONTRAST_IN_HEAT) >= 4.5
+    hidden = """return [...document.querySelectorAll('.scroll, pre')].filter(e => e.scrollWidth > e.clientWidth
+        && getComputedStyle(e).overflowX !== 'auto').length"""
+    assert browser.execute_script(hidden) == 0
 
 
 def _keep_picture(browser: Any, name: str, folder: Path) -> None:

@@ -7,7 +7,6 @@ in the batch nor on the questions that come after it.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,17 +17,6 @@ from sparring.core.threat import Metric, Threat, flat, norm
 
 HALVINGS = 100
 """More than a float64 has bits: a bisection ends by its tolerance."""
-
-
-@runtime_checkable
-class Ball(Metric, Protocol):
-    """A ball in a box of valid inputs."""
-
-    @property
-    def low(self) -> float: ...
-
-    @property
-    def high(self) -> float: ...
 
 
 @dataclass
@@ -49,7 +37,7 @@ class Hunt:
 
     gain: JudgingGain
     x: Tensor
-    threat: Ball
+    threat: Metric
     best: Tensor
     record: Tensor
     left: Tensor
@@ -77,7 +65,7 @@ class Hunt:
         """
         check_count("queries", queries)
         check_count("chunk", chunk)
-        if not isinstance(threat, Ball):
+        if not isinstance(threat, Metric):
             raise TypeError(
                 "An attack for the nearest lost point needs a threat with 'distance', 'within', 'low' and 'high', such "
                 f"as sparring.core.threat.L2. Got {type(threat).__name__}."

@@ -39,6 +39,10 @@ def deepfool(
 
     Returns:
         z `[B, ...]` in the box: lost, or x where no lost point was found or x itself was lost.
+
+    Raises:
+        TypeError: when the gain has no rivals, or the threat measures no distances.
+        ValueError: when a parameter is out of its range.
     """
     standing, x, ball = prepared("deepfool", gain, x, threat)
     check_count("steps", steps)

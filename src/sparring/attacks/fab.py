@@ -48,8 +48,8 @@ def fab(
             would be the nearest lost point.
         restarts: runs, the first of them from x.
         alpha_max: the most that the end from x weighs, in [0, 1].
-        eta: how far to go, in steps onto the boundary, at least 1.
-        beta: the share of the way from x that a lost z keeps, in (0, 1).
+        eta: how far to go, in steps onto the boundary, above 0.
+        beta: the share of the way from x that a lost z keeps, in [0, 1].
         early_stop: an example leaves once a lost point within eps is found, and points more than a twentieth beyond
             eps are not looked at.
         rng: source of the random starts.
@@ -57,6 +57,10 @@ def fab(
     Returns:
         z `[B, ...]` in the box: lost, maybe beyond eps (see `minimal.within`), or x where no lost point was found or x
         itself was lost.
+
+    Raises:
+        TypeError: when the gain has no rivals, or the threat measures no distances.
+        ValueError: when a parameter is out of its range.
     """
     walk = _Walk(steps, alpha_max, eta, beta, early_stop)
     return _search(gain, x, threat, walk, None, restarts, rng)

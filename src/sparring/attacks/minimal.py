@@ -48,8 +48,8 @@ def closer(gain: RivalGain, z: Tensor, x: Tensor, threat: Metric, steps: int = 5
         z: lost points `[B, ...]`.
         x: standing points `[B, ...]`.
         threat: whose balls and box count.
-        steps: forward passes, beside one at each end. Five leave the radius within 0.1 % of where the way is first
-            lost (within 1 % where a short L-infinity walk left it far from there).
+        steps: forward passes, beside one at each end. Five came within 0.01 % of twenty bisections on small networks
+            (0.6 % in the mean after ten steps of L-infinity FAB, whose points are the least regular).
 
     Returns:
         Lost points `[B, ...]`, none farther from x than z was.

@@ -1,14 +1,14 @@
 """What minimal-norm attacks share: each example's nearest lost point so far, and how far its strongest rival is ahead.
 
 They need a gain whose rivals they can see (`sparring.core.gain.RivalGain`) and a threat whose radius they can ask about
-(`Ball`); the threat's eps plays no part. Distances are kept in float64, iterates at least in
+(`Metric`); the threat's eps plays no part. Distances are kept in float64, iterates at least in
 float32; what is kept is the point that the gain saw, in the dtype of x. An example lost at x leaves at once with x; the
 others run the whole budget, for nothing tells that no nearer lost point exists.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, runtime_checkable
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,16 +19,6 @@ from sparring.core.threat import L2, Metric, Threat, flat
 
 Lead = Callable[[Tensor], Tensor]
 """What of the rivals `[B, K]` to climb, `[B]`."""
-
-
-@runtime_checkable
-class Ball(Metric, Protocol):
-    """A metric cut to a box: what `Linf`, `L2`, `L1` and `L0` are."""
-
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
 
 
 def leader(rivals: Tensor) -> Tensor:
@@ -68,7 +58,7 @@ class Nearest:
 
     gain: RivalGain
     x: Tensor
-    threat: Ball
+    threat: Metric
     origin: Tensor
     ahead: Tensor
     gradient: Tensor
@@ -80,7 +70,7 @@ class Nearest:
     _exact: Tensor
 
     @classmethod
-    def start(cls, gain: RivalGain, x: Tensor, threat: Ball, lead: Lead) -> tuple[Self, Tensor]:
+    def start(cls, gain: RivalGain, x: Tensor, threat: Metric, lead: Lead) -> tuple[Self, Tensor]:
         """At x, with those examples that are not lost there, and which they are. Costs one gradient of all."""
         ahead, gradient = slope(gain, x, lead)
         rows = (~(ahead > 0)).nonzero().squeeze(1)
@@ -161,18 +151,18 @@ _EUCLIDEAN = L2(1.0)
 _PER_EXAMPLE = ("x", "origin", "ahead", "gradient", "size", "lost", "best", "least", "won", "_exact")
 
 
-def prepared(name: str, gain: Gain, x: Tensor, threat: Threat) -> tuple[RivalGain, Tensor, Ball]:
+def prepared(name: str, gain: Gain, x: Tensor, threat: Threat) -> tuple[RivalGain, Tensor, Metric]:
     """The arguments of the attack of this name, once they are known to be what it needs. Raises TypeError."""
     if not isinstance(gain, RivalGain):
         raise TypeError(
             f"{name} needs a gain with 'rivals', such as sparring.core.gain.ClassifierGain. Got {type(gain).__name__}."
         )
-    if not isinstance(threat, Ball):
+    if not isinstance(threat, Metric):
         raise TypeError(f"{name} needs a threat with 'distance' and 'within', such as L2. Got {type(threat).__name__}.")
     return gain, floating(x), threat
 
 
-def euclidean(name: str, threat: Ball) -> L2:
+def euclidean(name: str, threat: Metric) -> L2:
     """The threat, once it is known to be an L2 ball. Raises TypeError."""
     if not isinstance(threat, L2):
         raise TypeError(f"{name} minimises the L2 distance and needs the threat L2. Got {type(threat).__name__}.")

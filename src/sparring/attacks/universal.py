@@ -6,10 +6,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from sparring.attacks.decision import Ball
 from sparring.core.gain import Gain
 from sparring.core.standing import check_count, check_positive, floating, judging
-from sparring.core.threat import Threat
+from sparring.core.threat import Metric, Threat
 
 
 def universal(
@@ -107,12 +106,12 @@ def _narrowed(gain: Gain, x: Tensor, rows: Tensor) -> tuple[Gain, Tensor]:
     return (gain, x) if len(rows) == len(x) else (judging(gain).take(rows), x[rows])
 
 
-def _boxed_and_free(threat: Threat) -> tuple[Ball, Ball]:
+def _boxed_and_free(threat: Threat) -> tuple[Metric, Metric]:
     """The threat, and its ball without the box: what a delta is held to that is not yet added to any example."""
-    if not isinstance(threat, Ball):
+    if not isinstance(threat, Metric):
         raise TypeError(
             "A universal perturbation needs a ball that is the same for every example, such as "
             f"sparring.core.threat.Linf. Got {type(threat).__name__}."
         )
-    free: Ball = replace(cast(Any, threat), low=-torch.inf, high=torch.inf)
+    free: Metric = replace(cast(Any, threat), low=-torch.inf, high=torch.inf)
     return threat, free

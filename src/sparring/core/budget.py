@@ -38,18 +38,20 @@ def steepest_first(gain: Tensor, room: Tensor, rise: Tensor) -> Tensor:
     """Each coordinate's room used up in falling order of its gain until the rise is bought: the least sum of t."""
     gain, rise = _normal(gain, rise)
     room = room.masked_fill(gain == 0, 0.0)
-    n = gain.shape[1]
-    k = min(FIRST, n) if gain.device.type == "cpu" else n
-    gains, order = gain.topk(k, dim=1) if k < n else gain.sort(dim=1, descending=True)
-    rooms = room.gather(1, order)
-    bought = (gains * rooms).nan_to_num(0.0, torch.inf).cumsum(1)
-    if k < n and (bought[:, -1:] < rise).any():
-        gains, order = gain.sort(dim=1, descending=True)
-        rooms = room.gather(1, order)
-        bought = (gains * rooms).nan_to_num(0.0, torch.inf).cumsum(1)
+    count = min(FIRST, gain.shape[1]) if gain.device.type == "cpu" else gain.shape[1]
+    gains, order, rooms, bought = _steepest(gain, room, count)
+    if count < gain.shape[1] and (bought[:, -1:] < rise).any():
+        gains, order, rooms, bought = _steepest(gain, room, gain.shape[1])
     missing = (rise - torch.cat([torch.zeros_like(rise), bought[:, :-1]], 1)).clamp(min=0)
     t = torch.minimum((missing / gains).nan_to_num(0.0, torch.inf), rooms)
     return torch.zeros_like(gain).scatter(1, order, t)
+
+
+def _steepest(gain: Tensor, room: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The `count` largest gains, falling, whose they are, their room, and what it buys up to and with each of them."""
+    gains, order = gain.topk(count, dim=1) if count < gain.shape[1] else gain.sort(dim=1, descending=True)
+    rooms = room.gather(1, order)
+    return gains, order, rooms, (gains * rooms).nan_to_num(0.0, torch.inf).cumsum(1)
 
 
 def _by_tangents(gain: Tensor, speed: Tensor, slope: Tensor, room: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:

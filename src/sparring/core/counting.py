@@ -29,7 +29,8 @@ class Meter:
     @classmethod
     def of(cls, n: int, device: torch.device | str = "cpu", *, tick: Callable[[int], None] | None = None) -> "Meter":
         """All counters at zero."""
-        return cls(*(torch.zeros(n, dtype=torch.long, device=device) for _ in range(2)), tick=tick)
+        forwards, backwards = (torch.zeros(n, dtype=torch.long, device=device) for _ in range(2))
+        return cls(forwards, backwards, tick)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ other. All tensors are `[B, ...]`; a ball is per example over all other dimensio
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ class Threat(Protocol):
         ...
 
 
+@runtime_checkable
 class Metric(Threat, Protocol):
     """A ball whose radius may be asked about: what minimal-norm attacks need. `radius` is a number or `[B]`."""
 

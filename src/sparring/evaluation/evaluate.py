@@ -189,7 +189,6 @@ def _checks(
     """Every check but those of the grids."""
     made, exploits = bench.subject, outcome.exploits
     single = probes.single(bench)
-    white, black = _by_gradient(suite, outcome, single)
     grey, eps = bench.at_grey(low, high)
     checks = [
         sanity.verified(exploits),
@@ -204,23 +203,25 @@ def _checks(
         probes.restarts(bench, single),
         probes.attacks_agree(bench, single, outcome.right),
         probes.losses(bench),
-        probes.black_box(bench, white, black),
         probes.labels(made, outcome.z, outcome.right),
     ]
-    return checks if surrogate is None else [*checks, probes.transfer(bench, outcome.right, surrogate)]
+    white, black = _by_gradient(suite, outcome)
+    if white is not None:
+        checks.append(probes.black_box(bench, white, black))
+    if surrogate is not None:
+        checks.append(probes.transfer(bench, outcome.right, surrogate))
+    return checks
 
 
-def _by_gradient(suite: Suite, outcome: Outcome, single: Exploit) -> tuple[Tensor, Exploit | None]:
-    """Which examples stand after the suite's attacks with gradients, and what its black-box attack achieved, if it has
-    one. One that comes first says nothing about gradients: then it is left out, and one run of APGD stands for them."""
+def _by_gradient(suite: Suite, outcome: Outcome) -> tuple[Tensor | None, Exploit | None]:
+    """Which examples stand after the attacks with gradients that a black-box attack is to be compared with, None where
+    there are none; and what the suite's own black-box attack achieved, if it has one."""
     named = list(zip(suite.challenges, outcome.exploits.values(), strict=True))
     black = next((exploit for challenge, exploit in named if "queries" in challenge.parameters), None)
-    gradient = [exploit for _, exploit in named if exploit is not black]
+    gradient = [exploit.right for _, exploit in named if exploit is not black]
     if suite.sequential:  # those after it never saw what it won
-        gradient = [exploit for _, exploit in takewhile(lambda pair: pair[1] is not black, named)]
-    if not gradient:
-        return single.right, None
-    return torch.stack([exploit.right for exploit in gradient]).all(0), black
+        gradient = [exploit.right for _, exploit in takewhile(lambda pair: pair[1] is not black, named)]
+    return (torch.stack(gradient).all(0) if gradient else None), black
 
 
 @dataclass

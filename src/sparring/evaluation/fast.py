@@ -47,9 +47,9 @@ class Brain16(nn.Module):
             last.register_forward_pre_hook(lambda _, inputs: tuple(value.float() for value in inputs))
             plain = last.forward
 
-            def in_float32(value: Tensor) -> Tensor:
-                with torch.autocast(value.device.type, enabled=False):
-                    return plain(value)
+            def in_float32(input: Tensor) -> Tensor:
+                with torch.autocast(input.device.type, enabled=False):
+                    return plain(input)
 
             last.forward = in_float32  # type: ignore[method-assign]
 

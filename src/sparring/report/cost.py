@@ -22,7 +22,9 @@ def cost(runs: Sequence[Run]) -> list[Block]:
             Text(
                 "What an attack costs is counted in passes of one example through the model, forward and backward, "
                 "which means the same on every machine. Examples that are lost leave at once, so the median may be far "
-                "below the largest. An attack without gradients pays in queries: its forward passes."
+                "below the largest. One that withstands the attack on a faster copy of the model may be attacked again "
+                "on the model itself, and so cost twice. An attack without gradients pays in queries: its forward "
+                "passes."
             )
         )
     for run in runs:
@@ -67,16 +69,12 @@ def _attacks(run: Run) -> Iterator[tuple[str, str, Mapping[str, Any], float | No
             result = mapping(facts.results(view)[name])
             yield words.attack(name), under, result, number(result, "forwards")
     for name, result in unseen.results(run).items():
-        yield (
-            text(result, "parameters", "attack") or "one attack",
-            unseen.short(name),
-            result,
-            number(result, "forwards"),
-        )
+        attack = words.attack(text(result, "parameters", "attack")) or "one attack"
+        yield attack, unseen.short(name), result, number(result, "forwards")
 
 
 def _passes(run: Run, rows: Sequence[tuple[str, str, Mapping[str, Any], float | None]]) -> Table:
-    head = ["Attack", "Examples", "Forward", "Backward", "Median / largest", "Queries", "Time"]
+    head = ["Attack", "Examples", "Forward", "Backward", "Median / largest", "Queries allowed", "Time"]
     cells = []
     for attack, threat, result, forwards in rows:
         allowed = number(result, "parameters", "queries")
@@ -89,7 +87,7 @@ def _passes(run: Run, rows: Sequence[tuple[str, str, Mapping[str, Any], float | 
                 Cell(words.whole(forwards)),
                 Cell(words.whole(number(result, "backwards"))),
                 Cell(" / ".join(words.whole(value) for value in most) if any(v is not None for v in most) else "–"),
-                Cell(f"at most {words.whole(allowed)} each" if blind else "–"),
+                Cell(words.whole(allowed) if blind else "–"),
                 Cell(words.duration(number(result, "seconds"))),
             ]
         )

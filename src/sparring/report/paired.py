@@ -36,31 +36,47 @@ class Difference:
 
 def differences(group: Group) -> tuple[list[Difference], list[str]]:
     """All differences between runs of a group that may be taken, and why others may not."""
-    found: list[Difference] = []
-    notes: list[str] = []
-    able = []
-    for run in group.runs:
-        problem = _problem(run)
-        if problem and facts.evaluated(run):
-            notes.append(f"Not compared example by example: {facts.label(run)}, {problem}.")
-        elif not problem:
-            able.append(run)
-    for first, second in _pairs(able):
+    able, notes = _able(group)
+    alike: list[list[Run]] = []
+    for run in able:
+        for others in alike:
+            if _same_rows(run, others[0]):
+                others.append(run)
+                break
+        else:
+            alike.append([run])
+    if len(alike) > 1:
+        parts = [words.listing([facts.label(run) for run in runs]) for runs in alike]
+        notes.append(f"Evaluated on different test examples, and so not compared in pairs: {'; '.join(parts)}.")
+    pairs = [pair for runs in alike for pair in _pairs(runs)]
+    suites = {facts.label(run): facts.suite(run) for pair in pairs for run in pair}
+    if len(set(suites.values())) > 1:
+        named = [f"{label}: {suite.name if suite else 'not recorded'}" for label, suite in suites.items()]
+        notes.append(
+            f"The suites of attacks differ ({'; '.join(named)}). The weaker suite leaves more standing, so a "
+            "difference under attack is not that of the models alone."
+        )
+    found = []
+    for first, second in pairs:
         one, other = first.outcomes.tensors or {}, second.outcomes.tensors or {}
-        both = f"{facts.label(first)} and {facts.label(second)}"
-        if not _same(one["rows"], other["rows"]):
-            notes.append(f"{both} were evaluated on different test examples, so their difference cannot be paired.")
-            continue
-        if facts.suite(first) != facts.suite(second):
-            names = [suite.name if (suite := facts.suite(run)) else "not recorded" for run in (first, second)]
-            notes.append(
-                f"{both} were attacked by different suites ({words.listing(names)}). The weaker one leaves more "
-                "standing, so their difference under attack is not that of the models alone."
-            )
         for what, _ in WHAT:
             if what in one and what in other and (what != "union" or _threats(first) == _threats(second)):
                 found.append(Difference(first, second, what, _difference(other[what], one[what])))
     return found, notes
+
+
+def _able(group: Group) -> tuple[list[Run], list[str]]:
+    """The runs whose outcomes can be used, and why those of others cannot."""
+    able = []
+    absent: dict[str, list[str]] = {}
+    for run in group.runs:
+        problem = _problem(run)
+        if not problem:
+            able.append(run)
+        elif facts.evaluated(run):
+            absent.setdefault(problem, []).append(facts.label(run))
+    notes = [f"Not compared in pairs: {words.listing(names)}; {problem}." for problem, names in absent.items()]
+    return able, notes
 
 
 def blocks(group: Group, *, titled: bool) -> list[Block]:
@@ -132,8 +148,9 @@ def _matches(right: "np.ndarray[Any, Any]", e: Estimate) -> bool:
     return e.n == len(right) and abs(float(right.mean()) - e.value) < 1e-6
 
 
-def _same(one: "np.ndarray[Any, Any]", other: "np.ndarray[Any, Any]") -> bool:
-    return bool(one.shape == other.shape and (one == other).all())
+def _same_rows(one: Run, other: Run) -> bool:
+    a, b = (run.outcomes.tensors["rows"] for run in (one, other) if run.outcomes.tensors is not None)
+    return bool(a.shape == b.shape and (a == b).all())
 
 
 def _threats(run: Run) -> list[str]:

@@ -94,7 +94,11 @@ def _in_words(own: Sequence[Verdict]) -> str:
     """Better in this, worse in that, the rest unknown."""
     parts = []
     for start, answers in SAID:
-        names = [each.aspect[:1].lower() + each.aspect[1:] for each in own if each.answer in answers]
+        names = [
+            each.aspect[:1].lower() + each.aspect[1:] + (" (in part)" if each.answer.endswith("in part") else "")
+            for each in own
+            if each.answer in answers
+        ]
         parts += [f"{start} {words.listing(names)}"] if names else []
     return f"Against {facts.label(own[0].baseline)}, {facts.label(own[0].run)} {'; it '.join(parts)}."
 
@@ -142,8 +146,8 @@ def _aspects(run: Run, base: Run) -> Iterator[Verdict]:
     for method in explained.methods(run):
         if method in explained.methods(base):
             name = words.method(method)
-            yield verdict(f"Faithfulness of {name}", *_faithful(run, base, method))
-            yield verdict(f"Stability of {name}", *_stable(run, base, method))
+            yield verdict(f"Faithfulness of {name} maps", *_faithful(run, base, method))
+            yield verdict(f"Stability of {name} maps", *_stable(run, base, method))
 
 
 def _faithful(run: Run, base: Run, method: str) -> tuple[Answer, str]:
