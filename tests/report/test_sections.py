@@ -146,9 +146,9 @@ def test_failed_checks_come_first_with_what_to_do(loaded: Load) -> None:
     failed, passed = text.index("2 of 14 checks"), text.index("12 of 14 checks")
     assert failed < passed
     assert row(text[:passed], "Do restarts add little?") == (
-        "| Do restarts add little?, restarts | **fail** | of restarts | fix restarts |"
+        "| Do restarts add little?, restarts | **fail** | of restarts, fix restarts |"
     )
-    assert "| **unsure** | of black-box | fix black-box |" in text
+    assert "| **unsure** | of black-box, fix black-box |" in text
     assert "fix eps-monotone" not in text
     assert "All 14 checks on the evaluation of pgd-at under L2, eps 0.5 passed" in text
 

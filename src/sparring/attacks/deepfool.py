@@ -5,10 +5,10 @@ from torch import Tensor
 
 from sparring.attacks.minimal import boxed, closer, widened
 from sparring.attacks.nearest import prepared
-from sparring.attacks.plane import nearest_plane
+from sparring.attacks.plane import Plane, nearest_plane
 from sparring.core.gain import Gain
-from sparring.core.standing import check_count, check_positive
-from sparring.core.threat import Threat
+from sparring.core.standing import check_count, check_positive, per_example
+from sparring.core.threat import Metric, Threat, flat
 
 
 def deepfool(
@@ -67,11 +67,28 @@ def deepfool(
             break
         rivals = ahead.detach().topk(min(candidates, ahead.shape[1] - 1), dim=1).indices
         plane = nearest_plane(ahead, asked, rivals, space, stand)
-        total, start, rows = total[stand] + plane.step, start[stand], rows[stand]
+        start, rows = start[stand], rows[stand]
         if len(stand) < len(lost):
             here, space = here.take(stand), space.take(stand)
+        total = total[stand] + _trusted(plane, widened(asked.detach()[stand]), space)
         z = boxed(start + (1 + overshoot) * total, space)
     if found:
         won = torch.cat(found)
         best[won] = closer(standing.take(won), best[won], x[won], ball.take(won))
     return best
+
+
+def _trusted(plane: Plane, z: Tensor, threat: Metric) -> Tensor:
+    """The step onto the plane; what the box leaves of the steepest step onto it, where that is less than a fifth as
+    long.
+
+    Where the steepest coordinates are at their bounds the linear model asks for a step across the whole picture, far
+    beyond where it means anything; the paper's step, clipped, comes less far and asks again.
+    """
+    steep = threat.steepest(plane.normal, z)
+    slope = flat(steep * plane.normal).sum(1)
+    size = (plane.rise.clamp(min=0) / slope.clamp(min=torch.finfo(slope.dtype).tiny)).clamp(max=1e6)
+    clipped = boxed(z + per_example(size, z) * steep, threat) - z
+    nothing = torch.zeros_like(z)
+    far = threat.distance(plane.step, nothing) > 5 * threat.distance(clipped, nothing)
+    return torch.where(per_example(far, z), clipped, plane.step)

@@ -1,8 +1,8 @@
 """An attack is a pure function `(gain, x, threat, ..., rng) -> z` that looks for an allowed z where the gain is high.
 
 It sees no model and no label, so one `pgd` serves pixels, embeddings, flows and spectrograms. Bind hyper-parameters
-with `functools.partial`; combine attacks with `restarts`, `best_of`, `each_member` and `within`, which take attacks and
-return one. The attacks themselves are in `sparring.core.pgd` and `sparring.attacks`.
+with `functools.partial`; combine attacks with `restarts`, `best_of` and `each_member`, which take attacks and return
+one. The attacks themselves are in `sparring.core.pgd` and `sparring.attacks`.
 """
 
 from typing import Protocol

@@ -26,10 +26,25 @@ class ChannelsLast(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for parent in self.model.modules():
+            for name, module in parent.named_children():
+                if isinstance(module, nn.MaxPool2d) and _halves(module):
+                    setattr(parent, name, Pool())
 
     def forward(self, z: Tensor) -> Tensor:
         logits: Tensor = self.model(z.to(memory_format=torch.channels_last) if z.dim() == 4 else z)
         return logits
+
+
+class Pool(nn.Module):
+    """2x2 max-pooling; where no gradient is asked for, as the largest of four strided slices, which is faster."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        if z.requires_grad or z.shape[-1] % 2 or z.shape[-2] % 2:
+            return nn.functional.max_pool2d(z, 2)
+        top, bottom = z[..., ::2, :], z[..., 1::2, :]
+        rows = torch.maximum(top, bottom)
+        return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 class Brain16(nn.Module):
@@ -105,6 +120,12 @@ def _try(subject: Subject, maker: Callable[[nn.Module], nn.Module]) -> nn.Module
         return None
     agree = (answer.argmax(1) == subject.logits[:64].argmax(1)).double().mean().item()
     return view if agree >= 0.9 and bool(answer.isfinite().all()) else None
+
+
+def _halves(pool: nn.MaxPool2d) -> bool:
+    """Whether it is plain 2x2 pooling."""
+    plain = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+    return plain in ((2, 2, 0, 1), ((2, 2), (2, 2), (0, 0), (1, 1))) and not (pool.ceil_mode or pool.return_indices)
 
 
 def _last_linear(model: nn.Module, x: Tensor) -> nn.Linear | None:

@@ -64,11 +64,14 @@ def _outside(group: Group) -> list[Block]:
             rows.append(
                 [
                     Cell(run.name, mark=facts.mark(run)),
-                    Cell(text(part, "data") or "unnamed data", detail=f"n = {counted}"),
+                    Cell(text(part, "data") or "unnamed data"),
                     Cell(SCORES.get(score, score)),
                     Cell(words.error(auroc)),
                     Cell(words.share(fpr)),
-                    Cell(" / ".join("–" if value is None else words.percent(value) for value in sure)),
+                    Cell(
+                        " / ".join("–" if value is None else words.percent(value) for value in sure),
+                        detail=f"n = {counted}",
+                    ),
                 ]
             )
     if not rows:

@@ -16,6 +16,9 @@ FIGURES = (
 )
 """Figures beside the expected calibration error: key, name, what it is."""
 
+PROPER = FIGURES[1:]
+"""Those that are proper scores, which temperature scaling is judged by."""
+
 
 def calibration(runs: Sequence[Run]) -> list[Block]:
     """Every figure of calibration, the reliability diagrams, and temperature scaling apart from them."""
@@ -121,7 +124,7 @@ def _temperature(runs: Sequence[Run]) -> list[Block]:
                     Cell(title),
                     Cell(f"{value:.2f}", detail=detail.removeprefix(", ")),
                     _stacked(estimate(after, "ece"), estimate(before, "ece")),
-                    *(_stacked(_figure(after, key), _figure(before, key)) for key, _, _ in FIGURES),
+                    *(_stacked(_figure(after, key), _figure(before, key)) for key, _, _ in PROPER),
                     Cell(words.whole(count(after, "n"))),
                 ]
             )
@@ -132,6 +135,6 @@ def _temperature(runs: Sequence[Run]) -> list[Block]:
         "answer. What it achieves is reported apart: a model that needs it is not calibrated. The figures are on "
         "examples that the temperature was not fitted to, so those before differ from the table above."
     )
-    head = ["Run", "Inputs", "Temperature", "ECE", *(name for _, name, _ in FIGURES), "n"]
+    head = ["Run", "Inputs", "Temperature", "ECE", *(name for _, name, _ in PROPER), "n"]
     title = "After temperature scaling; below each figure its 95 % interval, and what it was before."
     return [Heading("With temperature scaling"), lead, Table(title, [Cell(title) for title in head], rows)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparring.report import facts, words
-from sparring.report.blocks import Block, Cell, Heading, Table, Text
+from sparring.report.blocks import Block, Cell, Heading, Table, Text, Tone
 from sparring.report.read import Run, text
 
 QUESTIONS = {
@@ -21,6 +21,8 @@ QUESTIONS = {
     "random-noise": "Is noise weaker than the attacks?",
     "restarts": "Do restarts add little?",
     "losses-agree": "Do both losses find the same?",
+    "attacks-agree": "Does one attack find most of it?",
+    "labels": "Is every output a label?",
     "black-box": "Do gradients find more than none?",
     "transfer": "Does another model’s attack find less?",
 }
@@ -54,20 +56,20 @@ def _of(run: Run, under: str, *, folded: bool) -> list[Block]:
     total = len(failed) + len(passed)
     blocks: list[Block] = []
     if failed:
-        rows = [[*_cells(check), Cell(text(check, "advice") or "–")] for check in failed]
-        head = [Cell(title) for title in ("Check", "Verdict", "Figure", "Advice")]
         title = f"{len(failed)} of {total} checks on the evaluation of {run.name}{under} failed."
-        blocks.append(Table(title, head, rows))
+        head = [Cell(each) for each in ("Check", "Verdict", "Figure, and what to do")]
+        blocks.append(Table(title, head, [_cells(check, text(check, "advice")) for check in failed]))
     if passed:
-        head = [Cell(title) for title in ("Check", "Verdict", "Figure")]
         number = f"{len(passed)} of {total}" if failed else f"All {total}"
         title = f"{number} checks on the evaluation of {run.name}{under} passed{'' if folded else '.'}"
-        blocks.append(Table(title, head, [_cells(check) for check in passed], folded=folded))
+        head = [Cell(each) for each in ("Check", "Verdict", "Figure")]
+        blocks.append(Table(title, head, [_cells(check, "") for check in passed], folded=folded))
     return blocks
 
 
-def _cells(check: Mapping[str, Any]) -> list[Cell]:
+def _cells(check: Mapping[str, Any], advice: str) -> list[Cell]:
     name, verdict = text(check, "name"), text(check, "verdict") or "unknown"
     question = QUESTIONS.get(name)
     first = Cell(question, detail=name) if question else Cell(name or "unnamed")
-    return [first, Cell(verdict, "good" if verdict == "pass" else "bad"), Cell(text(check, "figure") or "–")]
+    tone: Tone = "good" if verdict == "pass" else "bad"
+    return [first, Cell(verdict, tone), Cell(text(check, "figure") or "–", detail=advice)]

@@ -61,8 +61,9 @@ def points(share: float, low: float | None, high: float | None) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    """-1.25 -> "−1.2", with a sign in front of what is above zero, too."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """-1.26 -> "−1.3", with a sign in front of what is above zero, too."""
+    value = round(value, digits) or 0.0
+    return f"{value:{'+' if value else ''}.{digits}f}".replace("-", "−")
 
 
 def chance(p: float) -> str:
