@@ -233,7 +233,7 @@ def test_the_same_command_resumes_after_a_kill_without_a_run_folder_of_its_own(w
     assert json.loads((folder / "record.json").read_text())["status"] == "done"
 
 
-FACTORY = """
+TINY = """
 from torch import nn
 
 def tiny(shape, classes):
@@ -246,7 +246,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's own model, with its weights saved as safetensors, in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    (tmp_path / "mine.py").write_text(FACTORY)
+    (tmp_path / "mine.py").write_text(TINY)
     torch.manual_seed(0)
     save_file({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, tmp_path / "tiny.safetensors")
     return tmp_path
@@ -307,7 +307,7 @@ def test_an_evaluation_that_was_killed_goes_on(run: Path, tmp_path: Path, capsys
     shutil.copytree(run, copy)
     command = ["evaluate", str(copy), "--examples", "60", "--batch-size", "16", "--suite", "standard"]
     with subprocess.Popen([sys.executable, "-m", "sparring", *command], stderr=subprocess.DEVNULL) as process:
-        while not list(copy.glob(".evaluation/*")):
+        while not list(copy.glob(".evaluation/*.safetensors")):
             time.sleep(0.05)
         process.kill()
     kept = {file.name: file.stat().st_mtime_ns for file in copy.glob(".evaluation/*.safetensors")}

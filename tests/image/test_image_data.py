@@ -26,7 +26,7 @@ def test_digits_are_the_bundled_ones_split_once_and_for_all():
     data, bunch = load("digits"), load_digits()
     assert data.shape == (1, 8, 8)
     assert (len(data.train), len(data.test)) == (1347, 450)
-    assert dict(data.customary) == {"linf": 0.15}
+    assert dict(data.customary) == {"linf": 0.15, "l2": 0.5, "l1": 2.0}
     x, y = (
         torch.cat(pair) for pair in zip(*(s.take(torch.arange(len(s))) for s in (data.train, data.test)), strict=True)
     )

@@ -16,7 +16,7 @@ from sparring.core.tools import Tools
 from sparring.domains.image.data import load
 from sparring.engine.system import System
 from sparring.evaluation.evaluate import evaluate
-from sparring.evaluation.suite import pgd_challenge
+from sparring.evaluation.suite import Suite, pgd_challenge
 
 NAMES = [name for name, _ in systems.NAMES]
 HEADINGS = ("Learner", "Adversary", "Payoff", "Threat", "Reference", "Departs from the paper", "Claim")
@@ -167,5 +167,6 @@ def test_exploitability_falls_where_there_is_an_adversary(digits: tuple[Tensor, 
         from sparring.core.payoff import margin
 
         challenge = pgd_challenge("pgd-40-margin", threat, margin, steps=40)
-        stands[name] = evaluate(model, digits, threat=threat, challenges=(challenge,)).results["worst"]["accuracy"]
+        suite = Suite("one", (challenge,))
+        stands[name] = evaluate(model, digits, threat=threat, suite=suite).results["worst"]["accuracy"]
     assert all(stands[name] > stands["standard"] + 0.1 for name in NAMES if name != "standard"), stands

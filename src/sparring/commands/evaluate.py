@@ -160,7 +160,7 @@ def evaluate_target(target: Target, flags: Flags, command: str) -> tuple[Evaluat
         examples = Inputs(target, x.to(device), y.to(device), result.z, flags.seed, flags.batch_size, advance)
         extra = _beyond(examples, flags)
     checkpoint.write(target.folder / EXAMPLES, save(result.examples))
-    checkpoint.write(target.folder / OUTCOMES, save({"rows": rows, **result.outcomes}))
+    checkpoint.write(target.folder / OUTCOMES, save({"rows": rows, **_outcomes(result)}))
     facts = record.read(target.folder)
     facts["evaluation"] = {
         **result.as_dict(),
@@ -175,11 +175,17 @@ def evaluate_target(target: Target, flags: Flags, command: str) -> tuple[Evaluat
     return result, extra
 
 
+def _outcomes(result: Evaluation) -> dict[str, torch.Tensor]:
+    """Which examples stand, by attack; those of further threat models as `NORM/ATTACK`."""
+    further = {f"{e.threat['norm']}/{name}": right for e in result.others for name, right in e.outcomes.items()}
+    return {**result.outcomes, **further}
+
+
 def _beyond(inputs: Inputs, flags: Flags) -> dict[str, Any]:
     """The parts beyond the ball that the flags ask for, as the record has them."""
     found: dict[str, Any] = {"temperature": beyond.temperature_scaled(inputs)}
     if flags.unseen:
-        trained = inputs.target.trained
+        trained = inputs.target.trained if inputs.target.adversarial else None
         found["unseen"] = beyond.other_threats(inputs, trained["norm"] if trained else None)
     if flags.shift or flags.reference is not None:
         found["shift"] = beyond.corrupted(inputs, flags.reference)

@@ -29,13 +29,15 @@ class Target:
         folder: the run folder that the evaluation is written into.
         model: on the CPU, in eval mode.
         data: the data set.
-        trained: the threat model it was trained against, as `Threat.describe` gives it; None where nobody said.
+        trained: the threat model of its configuration, as `Threat.describe` gives it; None where nobody said.
+        adversarial: whether training played an adversary in it.
     """
 
     folder: Path
     model: nn.Module
     data: Dataset
     trained: dict[str, Any] | None
+    adversarial: bool
 
 
 def from_run(folder: Path, *, model: str | None, weights: str, data_root: Path | None) -> Target:
@@ -56,7 +58,9 @@ def from_run(folder: Path, *, model: str | None, weights: str, data_root: Path |
     if model is not None:
         trust.remember(model)
     which: Literal["best", "last"] = "best" if weights == "best" else "last"
-    return Target(folder, runs.load(folder, model=model, weights=which), runs.load_data(facts, data_root), trained)
+    adversarial = facts["system"] not in (EXTERNAL, "standard")
+    loaded = runs.load(folder, model=model, weights=which)
+    return Target(folder, loaded, runs.load_data(facts, data_root), trained, adversarial)
 
 
 def from_weights(
@@ -98,7 +102,7 @@ def from_weights(
         **record.environment(torch.device("cpu")),
     }
     record.write(folder, facts)
-    return Target(folder, model.eval(), found, None)
+    return Target(folder, model.eval(), found, None, adversarial=False)
 
 
 def threats_of(target: Target, norms: Sequence[str], radii: Sequence[float]) -> tuple[Threat, ...]:

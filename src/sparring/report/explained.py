@@ -19,16 +19,32 @@ MEASURES = (
 SIMILARITIES = (("cosine", "Cosine"), ("spearman", "Rank correlation"), ("top-10%", "Shared top 10 %"))
 SENSES = (("same_class", "of the class predicted for the clean input"), ("as_shown", "each of its own prediction"))
 
+LEAD = (
+    "A map says how much each pixel counts for the answer. Faithful maps name pixels that matter: taking them away "
+    "changes the answer more than taking away pixels in a random order. Stable maps change little under attack. "
+    "Stability alone is no merit, since a map that says nothing never changes; so it counts only with faithfulness."
+)
+COLOURS = (
+    "In the maps below, pale counts for nothing, orange speaks for the answer and blue against it. Each map explains "
+    "the model’s own answer to that input, on a scale of its own. A map by the gradient has no sign, so it is never "
+    "blue."
+)
+AGAINST_CHANCE = (
+    "In the tables of faithfulness each cell says how much better than a random order the map is, with its 95 % "
+    "interval; below it stand the figure itself and that of the random order. A map is called faithful if all four "
+    "intervals lie above zero."
+)
+
 
 def explanations(runs: Sequence[Run]) -> list[Block]:
     """Maps of a few inputs, then faithfulness, then stability with the faithfulness that it needs beside it."""
     shown = [run for run in runs if methods(run)]
-    lead = Text(
-        "A map says how much each pixel counts for the answer. Faithful maps name pixels that matter: taking them away "
-        "changes the answer more than taking away pixels in a random order. Stable maps change little under attack. "
-        "Stability alone is no merit, since a map that says nothing never changes; so it counts only with faithfulness."
-    )
-    blocks: list[Block] = [lead] if shown else []
+    blocks: list[Block] = [Text(LEAD)] if shown else []
+    if any(run.maps.tensors is not None for run in shown):
+        blocks.append(Text(COLOURS))
+    if shown:
+        ends = "; ".join(f"{name}: {end}" for _, name, end in MEASURES)
+        blocks.append(Text(f"{AGAINST_CHANCE} The end that is faithful: {ends}."))
     for run in shown:
         blocks += [Heading("", facts.mark(run)), *_gallery(run), *_faithfulness(run), *_stability(run)]
     return blocks + facts.lacking(runs, lambda run: bool(methods(run)), "no explanations")
@@ -67,12 +83,9 @@ def _gallery(run: Run) -> list[Block]:
     names = [name for name in methods(run) if all(f"{name}/{state}" in stored for state in STATES)]
     drawn = maps.draw(stored, names)
     caption = (
-        f"{len(drawn)} of {len(stored['y'])} stored examples, drawn at random. Above: the clean input with its maps; "
-        "below: the attacked one with its. Each map explains the model’s own answer to that input, on a scale of its "
-        "own. Pale: counts for nothing; orange: speaks for the answer; blue: against it."
+        f"{len(drawn)} of {len(stored['y'])} stored examples, drawn at random. Above: the clean input with its maps. "
+        "Below: the attacked one with its own."
     )
-    if "gradient" in names:
-        caption += " The gradient has no sign, so its maps are pale and orange only."
     head = [f"{state}: {what}" for state in STATES for what in ("image", *map(words.method, names))]
     rows = []
     for example in drawn:
@@ -106,14 +119,9 @@ def _faithfulness(run: Run) -> list[Block]:
             yes = find(part, "faithful") is True
             verdict = Cell("faithful", "good") if yes else Cell(f"better in {held} of {len(MEASURES)}", "bad")
             rows.append([Cell(words.method(name).capitalize(), detail=state), verdict, *cells])
-    ends = "; ".join(f"{name}: {end} is faithful" for _, name, end in MEASURES)
-    lead = Text(
-        "Each cell: how much better than a random order, with its 95 % interval; below it the figure itself and that "
-        f"of the random order ({ends}). A map is called faithful if all four intervals lie above zero."
-    )
     head = ["Map", "Verdict", *(name for _, name, _ in MEASURES)]
     title = f"Faithfulness of the explanations of {run.name} against a random order{_counted(run)}."
-    return [lead, Table(title, [Cell(each) for each in head], rows)]
+    return [Table(title, [Cell(each) for each in head], rows)]
 
 
 def _counted(run: Run) -> str:
