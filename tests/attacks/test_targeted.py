@@ -160,3 +160,11 @@ def test_what_it_cannot_do_it_says() -> None:
     blind: Any = lambda z: z.sum(1)  # noqa: E731
     with pytest.raises(TypeError, match=r"'rivals' and 'towards'.*Got function"):
         targeted(apgd)(blind, torch.rand(2, 3), Linf(0.1))
+
+
+def test_a_target_that_is_the_true_class_is_refused(curved: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    _, y = images
+    rivals = (y + 1) % 5
+    rivals[3] = y[3]
+    with pytest.raises(ValueError, match=rf"another class than the true one. Got {int(y[3])} for example 3"):
+        ClassifierGain(curved, y, margin).towards(rivals)

@@ -266,3 +266,37 @@ def test_a_failed_check_is_fatal_when_asked(workplace: Path, capsys: pytest.Capt
     assert main(["train", "standard", "--epochs", "5", "--model", "hidden:M", "--run", "one", "--device", "cpu"]) == 0
     assert main(["evaluate", "one", "--examples", "50"]) == 0
     assert main(["evaluate", "one", "--examples", "50", "--fail-on-check"]) == 1
+
+
+class Hostile:
+    """Unpickled, it leaves a file behind."""
+
+    def __reduce__(self) -> Any:
+        return (open, ("gotcha", "w"))
+
+
+def test_pickled_weights_are_refused_before_they_are_read(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workplace / "mine.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))"
+    )
+    (workplace / "evil.pt").write_bytes(pickle.dumps(Hostile()))
+    (workplace / "evil.safetensors").write_bytes(pickle.dumps(Hostile()))
+    command = ["evaluate", "--model", "mine:net", "--data", "digits", "--examples", "10", "--weights"]
+    assert "must be a .safetensors file (pickled weights can run code" in refused([*command, "evil.pt"], capsys)
+    assert "not a whole safetensors file" in refused([*command, "evil.safetensors"], capsys)
+    assert "There is no weights file" in refused([*command, "absent.safetensors"], capsys)
+    assert not (workplace / "gotcha").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights", "mine.safetensors"], "A weights file needs its model and its data"),
+        ([], "evaluate needs one run folder"),
+        (["--run", "absent"], "is not a run folder"),
+    ],
+)
+def test_an_evaluation_of_nothing_says_what_it_needs(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(["evaluate", *arguments], capsys)

@@ -83,6 +83,12 @@ class ClassifierGain:
         return ahead.scatter(1, self.y[:, None], -torch.inf)
 
     def towards(self, rival: Tensor, /) -> Self:
+        """Raises ValueError where a rival is the true class: there is nothing to pull to."""
+        if (rival == self.y).any():
+            row = int((rival == self.y).nonzero()[0])
+            raise ValueError(
+                f"A target must be another class than the true one. Got {int(rival[row])} for example {row}."
+            )
         return replace(self, target=rival)
 
     def _value(self, logits: Tensor) -> Tensor:
