@@ -113,7 +113,7 @@ def _choose(subject: Subject, makers: tuple[Callable[[nn.Module], nn.Module], ..
 def _try(subject: Subject, maker: Callable[[nn.Module], nn.Module]) -> nn.Module | None:
     """The view, if the model can be copied and answers alike: most clean examples get the same class."""
     try:
-        view = maker(subject.model).eval()
+        view = maker(subject.model).eval().requires_grad_(False)
         with frozen(view), torch.no_grad():
             answer = view(subject.x[:64])
     except Exception:  # a user's model may refuse to be copied or cast in any way it likes: then it is used as it is
