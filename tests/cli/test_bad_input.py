@@ -276,12 +276,12 @@ class Hostile:
 
 
 def test_pickled_weights_are_refused_before_they_are_read(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (workplace / "mine.py").write_text(
+    (workplace / "hostilemodel.py").write_text(
         "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))"
     )
     (workplace / "evil.pt").write_bytes(pickle.dumps(Hostile()))
     (workplace / "evil.safetensors").write_bytes(pickle.dumps(Hostile()))
-    command = ["evaluate", "--model", "mine:net", "--data", "digits", "--examples", "10", "--weights"]
+    command = ["evaluate", "--model", "hostilemodel:net", "--data", "digits", "--examples", "10", "--weights"]
     assert "must be a .safetensors file (pickled weights can run code" in refused([*command, "evil.pt"], capsys)
     assert "not a whole safetensors file" in refused([*command, "evil.safetensors"], capsys)
     assert "There is no weights file" in refused([*command, "absent.safetensors"], capsys)

@@ -246,7 +246,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's own model, with its weights saved as safetensors, in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    (tmp_path / "mine.py").write_text(TINY)
+    (tmp_path / "tinymodel.py").write_text(TINY)
     torch.manual_seed(0)
     save_file({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, tmp_path / "tiny.safetensors")
     return tmp_path
@@ -255,7 +255,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_model_that_sparring_did_not_train_is_evaluated_and_reported(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine = ["--model", "mine:tiny", "--weights", "tiny.safetensors", "--data", "digits"]
+    mine = ["--model", "tinymodel:tiny", "--weights", "tiny.safetensors", "--data", "digits"]
     assert main(["evaluate", *mine, "--run", "out", "--examples", "30", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["threat"]["norm"] == "linf"

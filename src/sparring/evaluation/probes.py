@@ -94,8 +94,9 @@ def gradient_alive(subject: Subject, exploits: dict[str, Exploit]) -> Check:
 
 
 def finite_differences(bench: Bench, low: float, high: float) -> Check:
-    """The gradient of the margin is the slope that the margin really has, along the gradient's own sign: at clean
-    inputs and at random points of the threat model, at most 100 each.
+    """The gradient of the margin is the slope that the margin really has, along the gradient's own sign, at two random
+    points of the threat model around each of at most 100 inputs. Not at the inputs themselves: on a plain background
+    all that a pool takes the largest of is equal, and the gradient there is one of many.
 
     Central differences, one-sided where the box ends: a model may do as it likes outside. The step is a twentieth of a
     random point's mean distance per coordinate, and at least a thousandth of the input range. The ratio of measured to
@@ -107,9 +108,9 @@ def finite_differences(bench: Bench, low: float, high: float) -> Check:
         return check("finite-differences", True, "no example is right", "")
     x = here.x[rows]
     rng = torch.Generator(x.device).manual_seed(derive(bench.seed, "finite differences"))
-    sample = bench.threat.take(rows).sample(x, rng)
-    h = max(1e-3 * (high - low), 0.05 * (sample - x).abs().mean().item())
-    points, rows = torch.cat([x, sample]), torch.cat([rows, rows])
+    near = bench.threat.take(rows)
+    points, rows = torch.cat([near.sample(x, rng), near.sample(x, rng)]), torch.cat([rows, rows])
+    h = max(1e-3 * (high - low), 0.05 * (points - torch.cat([x, x])).abs().mean().item())
     chunks = zip(points.split(here.batch_size), rows.split(here.batch_size), strict=True)
     ratio = torch.cat([_slope_ratio(here.model, here.gain(some), z, h, low, high) for z, some in chunks])
     bad = int((~((ratio > 0.5) & (ratio < 2.0))).sum())
