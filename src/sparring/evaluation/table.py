@@ -34,10 +34,10 @@ def beyond(extra: dict[str, Any]) -> str:
     lines = []
     for name, result in extra.get("unseen", {}).items():
         mark = " (trained against)" if result["trained"] else ""
-        lines.append(f"  {name + mark:<26}{share(result)}")
+        lines.append(f"  {name + mark:<26}{share(result)}".rstrip())
     if shift := extra.get("shift"):
         mce = "" if shift["mce"] is None else f", mCE {shift['mce']:.1%} of the reference's"
-        lines.append(f"  {'corruptions, mean':<26}{share(shift)}{mce}")
+        lines.append(f"  {'corruptions, mean':<26}{share(shift)}".rstrip() + mce)
     if outside := extra.get("outside"):
         for name, score in outside["scores"].items():
             value = score["auroc"]
