@@ -87,7 +87,7 @@ def test_an_abstention_is_wrong_when_clean_and_no_success_for_the_adversary() ->
     made = subject(nn.Identity(), (x, y), abstain=2)
     assert made.classes == 2
     assert made.clean_right.tolist() == [True, False, False, False]
-    stands, _ = made.standing(x, torch.arange(4))
+    stands = made.standing(x, torch.arange(4))
     assert stands.tolist() == [True, False, True, False]
     ahead = made.gain(torch.arange(4)).rivals(x)
     torch.testing.assert_close(ahead.amax(1), torch.tensor([-0.8, 0.8, -0.7, 0.8]))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparring.core.gain import RivalGain
-from sparring.core.standing import check_count
+from sparring.core.standing import check_count, per_example
 
 
 @dataclass(frozen=True)
@@ -88,5 +88,5 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
-        weight = upstream[0].reshape(-1, *[1] * (slope.dim() - 1)).to(slope.dtype)
+        weight = per_example(upstream[0], slope).to(slope.dtype)
         return weight * slope, None, None, None

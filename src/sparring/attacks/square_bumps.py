@@ -6,6 +6,7 @@ from torch import Tensor
 from sparring.attacks.random_search import Draws
 from sparring.attacks.square_windows import place, planes, side
 from sparring.core.compose import Masked
+from sparring.core.standing import per_example
 from sparring.core.threat import L1, L2, Threat
 
 CELLS = 5
@@ -70,7 +71,7 @@ class Bumps:
         return self._new
 
     def settle(self, rise: Tensor) -> None:
-        self.z = torch.where(rise.reshape(-1, *[1] * (self.z.dim() - 1)), self._new, self.z)
+        self.z = torch.where(per_example(rise, self.z), self._new, self.z)
         self._measure()
 
     def take(self, rows: Tensor) -> None:

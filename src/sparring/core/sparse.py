@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from sparring.core.standing import per_example
 from sparring.core.threat import flat
 
 
@@ -73,7 +74,7 @@ class L0:
         """Coordinates (pixels) go to their bounds in falling order of what that buys, the last as far as it must."""
         room = torch.where(normal >= 0, self.high - z, z - self.low).clamp(min=0)
         rise = rise.clamp(min=0).to(normal.dtype)
-        enough = 2 * rise.reshape(-1, *[1] * (z.dim() - 1)) / normal.abs().clamp(min=torch.finfo(normal.dtype).tiny)
+        enough = 2 * per_example(rise, z) / normal.abs().clamp(min=torch.finfo(normal.dtype).tiny)
         room = torch.where(normal == 0, 0.0, torch.where(room.isinf(), enough, room))
         worth, order = self._groups(normal.abs() * room).sum(2).sort(dim=1, descending=True)
         missing = rise[:, None] - (worth.cumsum(1) - worth)

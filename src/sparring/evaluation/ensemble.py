@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.core.parametric import Parametric
+from sparring.core.standing import per_example
 from sparring.core.threat import Threat
 from sparring.evaluation.exploit import Exploit, Ledger, exploit
 from sparring.evaluation.grids import Watch
@@ -54,7 +55,7 @@ def run(
             start=z if suite.sequential else None,
         )  # fmt: skip
         better = (standing & ~found.right) | ((standing == found.right) & (found.loss > loss))
-        z = torch.where(better.reshape(-1, *[1] * (z.dim() - 1)), found.z, z)
+        z = torch.where(per_example(better, z), found.z, z)
         loss = torch.where(better, found.loss.double(), loss)
         before, standing = standing, standing & found.right
         exploits[challenge.name] = found

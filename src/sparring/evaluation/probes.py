@@ -146,7 +146,7 @@ def random_noise(bench: Bench, standing: Tensor, *, draws: int = 10) -> Check:
     rng = torch.Generator(subject.x.device).manual_seed(derive(bench.seed, "random noise"))
     for _ in range(draws):
         z = bench.threat.sample(subject.x, rng)
-        stands, _ = subject.standing(z, every)
+        stands = subject.standing(z, every)
         beaten |= ~stands[survivors]
         right &= stands
     share = beaten.double().mean().item() if len(beaten) else 0.0

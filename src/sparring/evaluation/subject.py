@@ -64,12 +64,15 @@ class Subject:
         with frozen(self.model), torch.no_grad():
             return torch.cat([in_memory(lambda z, _: self.model(z), chunk) for chunk in z.split(self.batch_size)])
 
-    def standing(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether the model withstands z for these examples `[n]` (an abstention withstands), and its margin there."""
-        logits = self.predict(z)
-        gain = ClassifierGain(nn.Identity(), self.y[rows], margin, self.abstain)
-        value, lost = gain.judge(logits)
-        return ~lost & logits.isfinite().all(1), value.nan_to_num(nan=torch.inf)
+    def standing(self, z: Tensor, rows: Tensor) -> Tensor:
+        """Whether the model withstands z for these examples `[n]`."""
+        return self.withstands(self.predict(z), rows)
+
+    def withstands(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Whether these answers `[n, K]` to these examples are no success for the adversary `[n]`: the right class or
+        an abstention, and finite."""
+        _, lost = ClassifierGain(nn.Identity(), self.y[rows], margin, self.abstain).judge(logits)
+        return ~lost & logits.isfinite().all(1)
 
 
 def subject(
