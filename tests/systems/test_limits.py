@@ -121,7 +121,7 @@ def test_the_steps_of_a_curriculum_grow_from_one_to_all() -> None:
         progress.value = value
         calls.clear()
         game.adversary.respond(model, batch())
-        counts.append(len(calls) - 1)  # one forward pass more values the last iterate
+        counts.append(len(calls))  # the last iterate is played: no forward pass values it
     assert counts == [1, 4, 8]
 
 

@@ -1,10 +1,14 @@
 """Gradients of a gain with respect to the move, and a model that an attack cannot disturb."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
+
+View = Callable[[nn.Module], AbstractContextManager[nn.Module]]
+"""How an attack sees a model: a context that yields a module which computes the model's eval-mode function, cannot be
+disturbed by the attack, and has no parameter gradients. `frozen` is the model itself."""
 
 
 @contextmanager

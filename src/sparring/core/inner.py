@@ -1,12 +1,16 @@
-"""The inner problem that most systems share: an attack on a norm ball, and how it grows with training."""
+"""What most systems share: an attack on a norm ball that may grow with training, and a learner with the engine's hands."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+import torch
+from torch import Tensor, nn
+
 from sparring.core.attack import Attack
-from sparring.core.game import Adversary, Payoff
+from sparring.core.game import Adversary, Batch, Payoff
 from sparring.core.pgd import fgsm, pgd
-from sparring.core.players import Attacker, Curriculum
+from sparring.core.players import Attacker, Curriculum, Descent
 from sparring.core.schedule import ramp
 from sparring.core.threat import Threat, ball
 from sparring.core.tools import Tools
@@ -50,12 +54,26 @@ def check(problem: InnerProblem) -> None:
             raise ValueError(f"The {name!r} parameter must be a number in the range [0, 1]. Got {value!r} instead.")
 
 
-def attacker(problem: InnerProblem, payoff: Payoff, threat: Threat | None, tools: Tools) -> Adversary:
+def descent(model: nn.Module, optimizer: torch.optim.Optimizer, objective: Payoff, tools: Tools) -> Descent:
+    """A learner with everything that the engine hands in: mixed precision, clipping, the weight-space adversary."""
+    return Descent(
+        model, optimizer, objective, backward=tools.backward, clip=tools.clip, perturbation=tools.perturbation
+    )
+
+
+def attacker(
+    problem: InnerProblem,
+    payoff: Payoff,
+    threat: Threat | None,
+    tools: Tools,
+    *,
+    reference: Callable[[nn.Module, Batch], Tensor] | None = None,
+) -> Adversary:
     """The adversary that the problem describes, ascending `payoff` inside `threat` (by default the problem's own ball).
 
     With a warm-up it is a curriculum: eps grows linearly from a tenth to all of itself over the first `eps_warmup` of
     training, the number of steps from one to all over the first `steps_warmup`. Step sizes left to their default
-    follow eps and steps; one that was given stays.
+    follow eps and steps; one that was given stays. PGD's last iterate is played. `reference` is the Attacker's.
     """
     full = ball(problem.threat, problem.eps) if threat is None else threat
 
@@ -63,7 +81,9 @@ def attacker(problem: InnerProblem, payoff: Payoff, threat: Threat | None, tools
         share = ramp(progress, problem.eps_warmup)
         steps = max(1, round(problem.steps * ramp(progress, problem.steps_warmup, start=0.0)))
         within = full if share == 1 else full.scaled(share)
-        return Attacker(payoff, within, _attack(problem, steps), tools.rng)
+        return Attacker(
+            payoff, within, _attack(problem, steps), tools.rng, view=tools.view, reference=reference
+        )
 
     if problem.eps_warmup == 0 and problem.steps_warmup == 0:
         return at(1.0)
@@ -73,4 +93,6 @@ def attacker(problem: InnerProblem, payoff: Payoff, threat: Threat | None, tools
 def _attack(problem: InnerProblem, steps: int) -> Attack:
     if problem.attack == "fgsm":
         return partial(fgsm, step_size=problem.step_size, random_start=problem.random_start)
-    return partial(pgd, steps=steps, step_size=problem.step_size, random_start=problem.random_start)
+    return partial(
+        pgd, steps=steps, step_size=problem.step_size, random_start=problem.random_start, keep_best=False
+    )

@@ -73,6 +73,7 @@ def pgd(
     random_start: bool = True,
     restarts: int = 1,
     early_stop: bool = False,
+    keep_best: bool = True,
     rng: torch.Generator | None = None,
 ) -> Tensor:
     """Projected steepest ascent, z <- project(z + step_size steepest(gradient)), keeping each example's best iterate.
@@ -83,16 +84,18 @@ def pgd(
         gain: `z [B, ...] -> [B]`.
         x: clean inputs `[B, ...]`, inside the threat's box.
         threat: where z may be.
-        steps: gradient steps; one forward pass more values the last iterate.
+        steps: gradient steps; to keep the best, one forward pass more values the last iterate.
         step_size: in input units; by default 2.5 eps / steps, which can cross the ball from any start in it. Where
             steps x step_size is less than eps, a ShortAttackWarning says so.
         random_start: start from a random allowed point instead of x.
         restarts: independent runs; each example keeps the best of them.
         early_stop: leave out examples that are already lost; needs a gain that can judge.
+        keep_best: return each example's best iterate; otherwise the last, as training does: one forward pass cheaper,
+            and the move moves with the model.
         rng: source of the random starts.
 
     Returns:
-        z `[B, ...]`, allowed by the threat: of the start and all iterates, the one with the highest gain.
+        z `[B, ...]`, allowed by the threat: of the start and all iterates, the one with the highest gain, or the last.
 
     Raises:
         DeadStartError: when no example's gradient at the start is above rounding level, as with a KL gain started at
@@ -111,9 +114,13 @@ def pgd(
             ShortAttackWarning,
             stacklevel=2,
         )
-    ascend = partial(_ascend, steps=steps, step_size=step_size, random_start=random_start, early_stop=early_stop)
+    if not keep_best and (early_stop or restarts > 1):
+        raise ValueError("'keep_best' must be true with 'early_stop' or 'restarts', which choose between iterates.")
     if len(x) == 0:
         return x
+    if not keep_best:
+        return _ascend_to_the_last(gain, x, threat, steps, step_size, random_start, rng)
+    ascend = partial(_ascend, steps=steps, step_size=step_size, random_start=random_start, early_stop=early_stop)
     if restarts == 1:
         return ascend(gain, x, threat, rng=rng)
     again = partial(ascend, may_be_dead=early_stop)  # what an alive run leaves standing may well be saturated
@@ -148,6 +155,26 @@ def _ascend(
         best, record = better(z, gain(z), best, record)
     refuse_dead(alive)  # read once, after the loop: nothing inside it waits for the device
     return best
+
+
+def _ascend_to_the_last(
+    gain: Gain,
+    x: Tensor,
+    threat: Threat,
+    steps: int,
+    step_size: float,
+    random_start: bool,
+    rng: torch.Generator | None,
+) -> Tensor:
+    z = threat.sample(x, rng) if random_start else x
+    alive = torch.zeros((), dtype=torch.bool, device=x.device)
+    for step in range(steps):
+        _, gradient = value_and_gradient(gain, z)
+        if step == 0:
+            alive = alive_start(gradient)
+        z = threat.project(z + step_size * threat.steepest(gradient, z), x)
+    refuse_dead(alive)
+    return z
 
 
 def _ascend_standing(

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from sparring.core.attack import Attack
 from sparring.core.game import Adversary, Batch, Metrics, Move, Payoff
-from sparring.core.gradient import frozen
+from sparring.core.gradient import View, frozen
 from sparring.core.threat import Threat
+from sparring.core.weights import Perturbation
 
 
 class Descent:
@@ -25,6 +26,7 @@ class Descent:
         objective: `(model, move, batch) -> [B]`, what this player descends; often the payoff, sometimes a surrogate.
         backward: how to differentiate the reduced loss; an engine hands in its own.
         clip: called between backward and step, for example to clip gradients.
+        perturbation: a weight-space adversary (AWP, SAM): the gradient is taken where it has moved the weights to.
     """
 
     def __init__(
@@ -35,18 +37,25 @@ class Descent:
         *,
         backward: Callable[[Tensor], object] = torch.Tensor.backward,
         clip: Callable[[], object] | None = None,
+        perturbation: Perturbation | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.objective = objective
         self.backward = backward
         self.clip = clip
+        self.perturbation = perturbation
 
     def update(self, move: Move, batch: Batch) -> Metrics:
         self.model.train()
-        loss = self.objective(self.model, move, batch).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.backward(loss)
+
+        def differentiate() -> Tensor:
+            loss = self.objective(self.model, move, batch).mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.backward(loss)
+            return loss
+
+        loss = differentiate() if self.perturbation is None else self.perturbation(self.model, differentiate)
         if self.clip is not None:
             self.clip()
         self.optimizer.step()
@@ -68,6 +77,9 @@ class Attacker:
         attack: `(gain, x, threat, rng=...) -> z`, hyper-parameters bound.
         rng: source of the attack's randomness, on the batch's device.
         start: where the attack starts from, given the batch: by default its inputs.
+        view: how the attack sees the model; a cheaper copy of the same function makes the whole answer cheaper.
+        reference: `(model, batch) -> tensor`, what the payoff compares with (TRADES: the logits at the clean inputs).
+            Computed once per batch, without gradient, and given to the payoff as the last part of the batch.
     """
 
     payoff: Payoff
@@ -75,12 +87,16 @@ class Attacker:
     attack: Attack
     rng: torch.Generator | None = None
     start: Callable[[Batch], Tensor] = first
+    view: View = frozen
+    reference: Callable[[nn.Module, Batch], Tensor] | None = None
 
     def respond(self, model: nn.Module, batch: Batch) -> Tensor:
-        with frozen(model):
-            return self.attack(
-                lambda z, /: self.payoff(model, z, batch), self.start(batch), self.threat, rng=self.rng
-            ).detach()
+        x = self.start(batch)
+        with self.view(model) as seen:
+            if self.reference is not None:
+                with torch.no_grad():
+                    batch = (*batch, self.reference(seen, batch))
+            return self.attack(lambda z, /: self.payoff(seen, z, batch), x, self.threat, rng=self.rng).detach()
 
 
 class Critic:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from sparring.core import inner
 from sparring.core.game import Batch, Game, Payoff
 from sparring.core.payoff import cross_entropy, of_model
-from sparring.core.players import Descent, Mixture
+from sparring.core.players import Mixture
 from sparring.core.threat import Threat, ball
 from sparring.core.tools import Tools
 from sparring.engine.system import System
@@ -112,7 +112,7 @@ def game(
         objective, adversary = payoff, Mixture(adversary, config.share, tools.rng)
     else:
         objective = summed(payoff, config.weight)
-    return Game(Descent(model, optimizer, objective, backward=tools.backward, clip=tools.clip), adversary, payoff)
+    return Game(inner.descent(model, optimizer, objective, tools), adversary, payoff)
 
 
 def threat(config: Config) -> Threat:

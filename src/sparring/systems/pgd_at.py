@@ -30,7 +30,6 @@ from torch import nn
 from sparring.core import inner
 from sparring.core.game import Game
 from sparring.core.payoff import cross_entropy, of_model
-from sparring.core.players import Descent
 from sparring.core.threat import Threat, ball
 from sparring.core.tools import Tools
 from sparring.engine.system import System
@@ -82,7 +81,7 @@ def game(
     tools = tools or Tools()
     payoff = of_model(cross_entropy)
     optimizer = optimizer or SYSTEM.training.make_optimizer(model.parameters())
-    learner = Descent(model, optimizer, payoff, backward=tools.backward, clip=tools.clip)
+    learner = inner.descent(model, optimizer, payoff, tools)
     return Game(learner, inner.attacker(config, payoff, threat, tools), payoff)
 
 

@@ -26,9 +26,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from sparring.core import inner
 from sparring.core.game import Game
 from sparring.core.payoff import cross_entropy, of_model
-from sparring.core.players import Descent, Nature
+from sparring.core.players import Nature
 from sparring.core.threat import Threat, ball
 from sparring.core.tools import Tools
 from sparring.engine.system import System
@@ -68,7 +69,7 @@ def game(
     tools = tools or Tools()
     payoff = of_model(cross_entropy)
     optimizer = optimizer or SYSTEM.training.make_optimizer(model.parameters())
-    return Game(Descent(model, optimizer, payoff, backward=tools.backward, clip=tools.clip), Nature(), payoff)
+    return Game(inner.descent(model, optimizer, payoff, tools), Nature(), payoff)
 
 
 def threat(config: Config) -> Threat:
