@@ -15,6 +15,7 @@ from collections.abc import Sequence
 COMMANDS = (
     ("train", "SYSTEM", "train a model against an adversary"),
     ("evaluate", "RUN", "measure how robust a trained run is"),
+    ("reproduce", "NAME", "put a method to the test against its baseline: arms, seeds, one verdict"),
     ("report", "RUN...", "write the page that shows the evidence"),
     ("list", "", "the systems, data sets and models there are, and your runs"),
     ("cite", "NAME", "BibTeX of what a system, or a run, uses"),
@@ -34,6 +35,7 @@ Start here (handwritten digits, embedded; well under two minutes on a laptop):
 Then, for example:
   sparring train pgd-at --data cifar10 --model preact-resnet18 --threat linf --eps 8/255
   sparring train standard --data my/images --size 64 --model mypackage.mymodule:factory
+  sparring reproduce mixed-at --quick
 
 Every command takes --run DIR (the run folder; by default a new one under runs/), --seed and --help.
 eps is in input units: pixels are in [0, 1], and 8/255 may be written as it is.
@@ -73,7 +75,7 @@ def _run(name: str, arguments: list[str]) -> int:
     except (ValueError, OSError, ImportError) as error:
         return _fail(str(error))
     except RuntimeError as error:
-        from sparring.engine.run import DivergedError, InterruptedRunError
+        from sparring.engine.job import DivergedError, InterruptedRunError
 
         if isinstance(error, InterruptedRunError):
             print(error, file=sys.stderr)

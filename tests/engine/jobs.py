@@ -10,7 +10,7 @@ from sparring import systems
 from sparring.core.game import Game
 from sparring.core.tools import Tools
 from sparring.domains.image.data import load
-from sparring.engine.run import Job
+from sparring.engine.job import Job
 from sparring.engine.training import Training
 
 
@@ -35,7 +35,8 @@ def job(seed: int = 0, system: str = "pgd-at", model: Any = Net, config: Any = N
     def baseline(model: nn.Module, tools: Tools) -> Game:
         return standard.game(standard.config(), model=model, tools=tools)
 
-    settings = {"epochs": 3, "batch_size": 64, "examples": 300, "validation_steps": 2, "device": "cpu"} | training
+    small = {"epochs": 3, "batch_size": 64, "examples": 300, "validation_steps": 2}
+    settings = {**small, "device": "cpu", "precision": "32", **training}
     return Job(
         system=found,
         config=found.config(steps=2) if config is None else config,

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sparring.engine import checkpoint, record
+from sparring.engine.job import BEST, LAST, STATE, DivergedError, InterruptedRunError
 from sparring.engine.precision import Autocast
-from sparring.engine.run import BEST, LAST, STATE, DivergedError, InterruptedRunError, train
+from sparring.engine.run import train
 
 HERE = Path(__file__).parent
 
@@ -29,7 +30,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from jobs import job
-from sparring.engine.run import InterruptedRunError, train
+from sparring.engine.job import InterruptedRunError
+from sparring.engine.run import train
 try:
     train(job(**json.loads(sys.argv[2])), Path(sys.argv[1]), checkpoint_seconds=0.0)
 except InterruptedRunError as stop:
@@ -293,13 +295,12 @@ def test_the_moving_average_is_what_is_kept(tmp_path: Path) -> None:
 def test_bfloat16_is_what_the_network_computes_in_and_float32_what_is_kept(tmp_path: Path) -> None:
     seen = set()
 
-    class Watched(Net):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out = super().forward(x)
-            seen.add((self.training, out.dtype))
-            return out
+    def watched() -> nn.Module:
+        net = Net()
+        net.body[0].register_forward_hook(lambda layer, _, out: seen.add((layer.training, out.dtype)))
+        return net
 
-    facts = train(job(model=Watched, precision="bf16", epochs=1), tmp_path / "run")
+    facts = train(job(model=watched, precision="bf16", epochs=1), tmp_path / "run")
     assert facts["status"] == "done"
     assert {(True, torch.bfloat16), (False, torch.bfloat16), (False, torch.float32)} == seen  # train, attack, validate
     assert load_file(tmp_path / "run" / LAST)["body.0.weight"].dtype == torch.float32

@@ -233,7 +233,7 @@ def test_the_bfloat16_view_answers_alike_and_leaves_the_model_alone(trained: Cas
     model, x, y = trained
     made = subject(model, (x, y))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    for view in (fast.brain16(made), fast.ChannelsLast(model), fast.fastest(made) or model):
+    for view in (fast.brain16(made), fast.fastest(made) or model):
         assert view is not None
         with torch.no_grad():
             answer = view(x)
@@ -322,20 +322,3 @@ def test_fgsm_is_a_challenge_for_any_threat(trained: Case) -> None:
     found = exploit(subject(model, (x, y)), L2(0.5), fgsm_challenge("fgsm", L2(0.5)), seed=0)
     assert found.refused == 0
     assert int(found.backwards.sum()) == int(found.attempted.sum())
-
-
-def test_pooling_of_the_view_is_max_pooling_with_and_without_a_gradient() -> None:
-    z = torch.randn(3, 4, 8, 6, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
-    expected = nn.functional.max_pool2d(z, 2)
-    assert torch.equal(fast.Pool()(z), expected)
-    assert torch.equal(fast.Pool()(z[..., :7, :5]), nn.functional.max_pool2d(z[..., :7, :5], 2))
-    asked = z.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(fast.Pool()(asked).square().sum(), asked)
-    (plain,) = torch.autograd.grad(nn.functional.max_pool2d(asked, 2).square().sum(), asked)
-    assert torch.equal(gradient, plain)
-    pools = (nn.MaxPool2d(2), nn.MaxPool2d(3), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, stride=1))
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), *pools)
-    replaced = [isinstance(module, fast.Pool) for module in fast.ChannelsLast(model).model.children()]
-    assert replaced == [False, True, False, False, False]
-    x = torch.rand(2, 1, 20, 20)
-    assert torch.allclose(fast.ChannelsLast(model)(x), model(x), atol=1e-6)

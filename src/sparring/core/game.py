@@ -9,7 +9,7 @@ quantity that is reported.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -39,6 +39,15 @@ class Learner(Protocol):
     def model(self) -> nn.Module: ...
 
     def update(self, move: Move, batch: Batch) -> Metrics: ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A player that carries something from round to round (a critic, a perturbation): saved, so that a killed run
+    resumes exactly."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> object: ...
 
 
 @dataclass(frozen=True)

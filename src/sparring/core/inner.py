@@ -1,4 +1,4 @@
-"""What most systems share: an attack on a norm ball that may grow with training, and a learner with the engine's hands."""
+"""What most systems share: an attack on a ball that may grow with training, a learner with the engine's hands."""
 
 from collections.abc import Callable
 from functools import partial
@@ -81,9 +81,7 @@ def attacker(
         share = ramp(progress, problem.eps_warmup)
         steps = max(1, round(problem.steps * ramp(progress, problem.steps_warmup, start=0.0)))
         within = full if share == 1 else full.scaled(share)
-        return Attacker(
-            payoff, within, _attack(problem, steps), tools.rng, view=tools.view, reference=reference
-        )
+        return Attacker(payoff, within, _attack(problem, steps), tools.rng, view=tools.view, reference=reference)
 
     if problem.eps_warmup == 0 and problem.steps_warmup == 0:
         return at(1.0)
@@ -93,6 +91,4 @@ def attacker(
 def _attack(problem: InnerProblem, steps: int) -> Attack:
     if problem.attack == "fgsm":
         return partial(fgsm, step_size=problem.step_size, random_start=problem.random_start)
-    return partial(
-        pgd, steps=steps, step_size=problem.step_size, random_start=problem.random_start, keep_best=False
-    )
+    return partial(pgd, steps=steps, step_size=problem.step_size, random_start=problem.random_start, keep_best=False)

@@ -1,5 +1,8 @@
 """Per-example losses of a classifier: each takes logits `[B, K]` and labels `[B]` and returns `[B]`.
 
+Labels are classes (int64 `[B]`); where training mixes or smooths them they are probabilities (float `[B, K]`), which
+cross-entropy takes as they are and whatever needs one class reads through `hard`.
+
 High is good for the adversary. Nothing here reduces over the batch: reduction happens once, in the player.
 Half-precision logits are widened to float32 first, because exp and log lose everything that matters below it.
 """
@@ -21,8 +24,17 @@ TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """-log softmax(logits)_y. In [0, inf); its gradient vanishes when the model is confident and right."""
-    return F.cross_entropy(_wide(logits), y, reduction="none")
+    """-log softmax(logits)_y, or its mean under soft labels `[B, K]`. In [0, inf).
+
+    Its gradient vanishes when the model is confident and right.
+    """
+    logits = _wide(logits)
+    return F.cross_entropy(logits, y.to(logits.dtype) if y.is_floating_point() else y, reduction="none")
+
+
+def hard(y: Tensor) -> Tensor:
+    """Classes `[B]`: y itself, or the most probable class of soft labels `[B, K]`."""
+    return y.argmax(dim=1) if y.is_floating_point() else y
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ plain torch one as default, so the same player runs in a notebook and on eight G
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +138,15 @@ class Critic:
                 self.backward(-self.payoff(model, self.network, batch).mean())
                 self.optimizer.step()
         return self.network.requires_grad_(False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The network and its optimiser."""
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Go on from what `state_dict` gave."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 @dataclass(frozen=True)

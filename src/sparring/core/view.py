@@ -1,9 +1,9 @@
 """A view: the same function made cheaper for an attack to look at, and told anew when the weights change.
 
-An attack asks an eval-mode model for input gradients, many times over for the same weights. So a copy may fold BatchNorm
-into the convolutions before it, keep its weights in bfloat16 and channels-last, and be compiled: each is a fraction of
-the price of float32 on hardware with matrix units. What a view finds is only a candidate: training uses it as it is,
-evaluation verifies it on the model itself.
+An attack asks an eval-mode model for input gradients, many times over for the same weights. So a copy may fold
+BatchNorm into the convolutions before it, keep its weights in bfloat16 and channels-last, and be compiled: together
+they cost a fraction of float32 on hardware with matrix units. What a view finds is only a candidate: training uses it
+as it is, evaluation verifies it on the model itself.
 """
 
 import copy
@@ -64,11 +64,8 @@ class Fast:
         sources: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._pairs = [(copies[name], sources[name]) for name in copies]
         self.refresh()
-        seen: nn.Module = Seen(inner, speed).eval()
-        if speed.compiled:
-            mode = "reduce-overhead" if x.device.type == "cuda" else "default"
-            seen = torch.compile(seen, mode=mode)  # type: ignore[assignment]
-        self.seen = seen
+        seen = Seen(inner, speed).eval()
+        self.seen: nn.Module = Compiled(seen) if speed.compiled else seen
 
     @contextmanager
     def __call__(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -103,8 +100,9 @@ class Fast:
             return source.weight * _scale(batch_norm).view(-1, *[1] * (source.weight.dim() - 1))
 
         def bias() -> Tensor:
-            mean = batch_norm.running_mean if source.bias is None else batch_norm.running_mean - source.bias  # type: ignore[operator]
-            shift = -mean * _scale(batch_norm)  # type: ignore[operator]
+            assert batch_norm.running_mean is not None
+            mean = batch_norm.running_mean if source.bias is None else batch_norm.running_mean - source.bias
+            shift = -mean * _scale(batch_norm)
             return shift if batch_norm.bias is None else batch_norm.bias + shift
 
         self._updates += [(layer.weight, weight), (layer.bias, bias)]
@@ -128,6 +126,34 @@ class Seen(nn.Module):
         with torch.autocast(z.device.type, torch.bfloat16):
             logits = self.inner(z)
         return logits.float()
+
+
+class Compiled(nn.Module):
+    """A module through torch.compile for the first batch size that it sees, and as it is for any other.
+
+    A compilation takes from seconds to a minute, so the last, smaller batch of an epoch is not worth one. Where the
+    compiler fails the module itself answers from then on; `failure` keeps the reason.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.failure: str | None = None
+        self._size: int | None = None
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+
+    def forward(self, z: Tensor) -> Tensor:
+        if self._size is None:
+            self._size = len(z)
+            graphs = z.device.type == "cuda"
+            self._compiled = torch.compile(self.module, dynamic=False, mode="reduce-overhead" if graphs else "default")
+        if self._compiled is not None and len(z) == self._size:
+            try:
+                return self._compiled(z)
+            except Exception as error:  # a compiler may fail in any way: there is always the module itself
+                self.failure, self._compiled = f"{type(error).__name__}: {error}".splitlines()[0], None
+        answer: Tensor = self.module(z)
+        return answer
 
 
 class Pool(nn.Module):
@@ -187,7 +213,8 @@ def disagreement(seen: nn.Module, logits: Tensor, x: Tensor) -> float:
 
 
 def _scale(norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
-    scale = (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
+    assert norm.running_var is not None
+    scale = (norm.running_var + norm.eps).rsqrt()
     return scale if norm.weight is None else norm.weight * scale
 
 

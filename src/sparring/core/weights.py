@@ -83,15 +83,12 @@ class Perturbation:
 @contextmanager
 def still_statistics(model: nn.Module) -> Iterator[None]:
     """In train mode, but BatchNorm's running statistics stay as they are."""
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    kept = [[None if b is None else b.clone() for b in (m.running_mean, m.running_var, m.num_batches_tracked)] for m in layers]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+    kept = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
         with torch.no_grad():
-            for layer, values in zip(layers, kept, strict=True):
-                for buffer, value in zip(
-                    (layer.running_mean, layer.running_var, layer.num_batches_tracked), values, strict=True
-                ):
-                    if buffer is not None and value is not None:
-                        buffer.copy_(value)
+            for buffer, before in zip(buffers, kept, strict=True):
+                buffer.copy_(before)

@@ -8,9 +8,8 @@ same weights, bit for bit, because its state is written atomically and every ran
 import copy
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,61 +19,18 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sparring.core.game import Game, play
+from sparring.core.game import Game, Stateful, play
 from sparring.core.schedule import SCHEDULES, Progress
 from sparring.core.seeds import derive
 from sparring.core.standing import DeadStartError
 from sparring.core.tools import Tools
-from sparring.engine import checkpoint, cost, record
+from sparring.core.weights import Perturbation
+from sparring.engine import checkpoint, cost, fast, record
 from sparring.engine.device import resolve
-from sparring.engine.precision import Autocast
+from sparring.engine.job import BEST, LAST, STATE, DivergedError, InterruptedRunError, Job, open_run
 from sparring.engine.progress import Display
-from sparring.engine.stream import Augment, Source, Stream, hold_out
-from sparring.engine.system import System
-from sparring.engine.training import Training
+from sparring.engine.stream import Stream, hold_out
 from sparring.engine.validation import validate
-
-BEST, LAST, STATE = "best.safetensors", "last.safetensors", "resume.pt"
-
-
-class DivergedError(RuntimeError):
-    """The loss or a weight became NaN or infinite, or the model so saturated that an attack has no gradient."""
-
-
-class InterruptedRunError(RuntimeError):
-    """The run was asked to stop, and saved its state first."""
-
-    def __init__(self, folder: Path, number: int) -> None:
-        super().__init__(f"Stopped by {signal.Signals(number).name}; the same command continues the run in {folder}.")
-        self.signal = number
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that a run is a function of, and the objects that its names stand for.
-
-    Args:
-        system, config, training, seed: what to run.
-        data: the data set as the record names it; `source` holds its training examples.
-        model: the model as the record names it; `make_model` builds it.
-        augment: `(x, rng) -> x`, or None.
-        baseline: makes the standard-training game over a model and tools, for the price of a step.
-        command: what the user typed.
-        circumstance: what else the record keeps, without being part of what makes two runs the same.
-    """
-
-    system: System
-    config: Any
-    training: Training
-    seed: int
-    data: record.Record
-    source: Source
-    model: record.Record
-    make_model: Callable[[], nn.Module]
-    baseline: Callable[[nn.Module, Tools], Game]
-    augment: Augment | None = None
-    command: str = ""
-    circumstance: record.Record = field(default_factory=dict)
 
 
 def train(job: Job, folder: Path, *, checkpoint_seconds: float = 60.0) -> record.Record:
@@ -86,34 +42,10 @@ def train(job: Job, folder: Path, *, checkpoint_seconds: float = 60.0) -> record
         InterruptedRunError: SIGINT or SIGTERM came; the state is saved.
         CheckpointError: the disk refused a write; what was there is intact.
     """
-    run = _open(job, folder)
+    run = open_run(job, folder)
     if run["status"] == "done":
         return run
     return _Run(job, folder, run, checkpoint_seconds).finish()
-
-
-def _open(job: Job, folder: Path) -> record.Record:
-    identity = {
-        "system": job.system.name,
-        "config": asdict(job.config),
-        "training": asdict(job.training),
-        "data": job.data,
-        "model": job.model,
-        "seed": job.seed,
-    }
-    if not (folder / record.FILE).exists():
-        if folder.exists() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
-            raise record.RecordError(f"The run folder {folder} must be new or hold a run. It holds other files.")
-        folder.mkdir(parents=True, exist_ok=True)
-        facts = {"format": record.FORMAT, "status": "running", **identity, "command": job.command}
-        return {**facts, **job.circumstance, "history": []}
-    run = record.read(folder)
-    if different := record.differences(run, identity):
-        raise record.RecordError(
-            f"The run folder {folder} holds a run with another configuration ({'; '.join(different[:5])}). "
-            "Choose another --run, or repeat the command that made it."
-        )
-    return run
 
 
 class _Run:
@@ -123,8 +55,7 @@ class _Run:
         self.job, self.folder, self.record = job, folder, run
         self.checkpoint_seconds = checkpoint_seconds
         training = job.training
-        precision = "bf16-mixed" if training.precision == "bf16" else "32-true"
-        self.fabric = Fabric(accelerator=resolve(training.device), devices=1, precision=precision)  # type: ignore[arg-type]
+        self.fabric = Fabric(accelerator=resolve(training.device), devices=1)
         device = self.fabric.device
         self.rng = torch.Generator(device)
         train_rows, self.held_out = hold_out(job.source.y, training.validation, job.seed)
@@ -149,8 +80,16 @@ class _Run:
         self.progress = Progress(0.0)
         parameters = list(self.model.parameters())
         clip = partial(nn.utils.clip_grad_norm_, parameters, training.clip) if training.clip else None
-        tools = Tools(self.fabric.backward, clip, self.rng, self.progress)
-        played = self._cast(self.model)
+        self.choice = self._choose()
+        played, view = fast.dress(self.model, self.choice, self.sample[0])
+        tools = Tools(
+            self.fabric.backward,
+            clip,
+            self.rng,
+            self.progress,
+            view=view,
+            perturbation=self._perturbation(self.progress),
+        )
         self.game = job.system.game(job.config, model=played, optimizer=self.optimizer, tools=tools)
 
         self.step, self.seconds = 0, 0.0
@@ -256,8 +195,25 @@ class _Run:
     def _rate(self, step: int) -> float:
         return self.job.training.learning_rate * self.schedule((step + 0.5) / self.total)
 
-    def _cast(self, model: nn.Module) -> nn.Module:
-        return Autocast(model, self.fabric.autocast) if self.job.training.precision == "bf16" else model
+    def _choose(self) -> fast.Choice:
+        """How to compute: what a clock once chose stands in the record."""
+        self.sample = self.stream.batch(0, 0)
+        if "fast" in self.record:
+            return fast.Choice.from_record(self.record["fast"])
+        training = self.job.training
+        choice = fast.choose(
+            self.model, self.sample, precision=training.precision, compiling=training.compile, rounds=self.total
+        )
+        self.record["fast"] = choice.as_record()
+        return choice
+
+    def _perturbation(self, progress: Progress) -> Perturbation | None:
+        training = self.job.training
+        if training.perturb == "none":
+            return None
+        return Perturbation(
+            training.perturb, training.perturb_size, start=lambda: progress() >= training.perturb_warmup
+        )
 
     def _kept(self) -> nn.Module:
         """The model that is validated and kept: the moving average where there is one."""
@@ -306,6 +262,7 @@ class _Run:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "ema": None if self.ema is None else self.ema.state_dict(),
+                "players": [player.state_dict() for player in self._stateful()],
             },
         )
 
@@ -314,6 +271,8 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
+        for player, kept in zip(self._stateful(), state["players"], strict=True):
+            player.load_state_dict(kept)
         self.step, self.seconds, self.epoch_seconds = state["step"], state["seconds"], state["epoch_seconds"]
         self.epoch_loss = state["epoch_loss"].to(self.fabric.device)
         self.record["history"] = state["history"]
@@ -321,11 +280,16 @@ class _Run:
         if state["best"] is not None:
             self.record["best"] = state["best"]
 
+    def _stateful(self) -> list[Stateful]:
+        """The players that carry more from round to round than the model and its optimiser."""
+        return [player for player in (self.game.learner, self.game.adversary) if isinstance(player, Stateful)]
+
     def _price(self) -> None:
-        batch = cost.head(self.stream.batch(0, 0))
+        batch = cost.head(self.sample)
 
         def scratch() -> tuple[nn.Module, Tools]:
-            return self._cast(copy.deepcopy(self.model)), Tools(rng=self.rng)
+            played, view = fast.dress(copy.deepcopy(self.model), self.choice, batch[0])
+            return played, Tools(rng=self.rng, view=view, perturbation=self._perturbation(Progress()))
 
         def ours() -> Game:
             model, tools = scratch()

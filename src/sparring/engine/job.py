@@ -1,0 +1,83 @@
+"""What a run is a function of, the folder it lives in, and the ways in which it ends early."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sparring.core.game import Game
+from sparring.core.tools import Tools
+from sparring.engine import record
+from sparring.engine.stream import Augment, Source
+from sparring.engine.system import System
+from sparring.engine.training import Training
+
+BEST, LAST, STATE = "best.safetensors", "last.safetensors", "resume.pt"
+
+
+class DivergedError(RuntimeError):
+    """The loss or a weight became NaN or infinite, or the model so saturated that an attack has no gradient."""
+
+
+class InterruptedRunError(RuntimeError):
+    """The run was asked to stop, and saved its state first."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        super().__init__(f"Stopped by {signal.Signals(number).name}; the same command continues the run in {folder}.")
+        self.signal = number
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run is a function of, and the objects that its names stand for.
+
+    Args:
+        system, config, training, seed: what to run.
+        data: the data set as the record names it; `source` holds its training examples.
+        model: the model as the record names it; `make_model` builds it.
+        augment: `(x, rng) -> x`, or None.
+        baseline: makes the standard-training game over a model and tools, for the price of a step.
+        command: what the user typed.
+        circumstance: what else the record keeps, without being part of what makes two runs the same.
+    """
+
+    system: System
+    config: Any
+    training: Training
+    seed: int
+    data: record.Record
+    source: Source
+    model: record.Record
+    make_model: Callable[[], nn.Module]
+    baseline: Callable[[nn.Module, Tools], Game]
+    augment: Augment | None = None
+    command: str = ""
+    circumstance: record.Record = field(default_factory=dict)
+
+
+def open_run(job: Job, folder: Path) -> record.Record:
+    """The record of the run in a folder: what is there, if it is this run, or a new one."""
+    identity = {
+        "system": job.system.name,
+        "config": asdict(job.config),
+        "training": asdict(job.training),
+        "data": job.data,
+        "model": job.model,
+        "seed": job.seed,
+    }
+    if not (folder / record.FILE).exists():
+        if folder.exists() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
+            raise record.RecordError(f"The run folder {folder} must be new or hold a run. It holds other files.")
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"format": record.FORMAT, "status": "running", **identity, "command": job.command}
+        return {**facts, **job.circumstance, "history": []}
+    run = record.read(folder)
+    if different := record.differences(run, identity):
+        raise record.RecordError(
+            f"The run folder {folder} holds a run with another configuration ({'; '.join(different[:5])}). "
+            "Choose another --run, or repeat the command that made it."
+        )
+    return run
