@@ -194,7 +194,7 @@ def test_a_compiler_that_fails_is_left_for_the_module_itself(monkeypatch: pytest
     module = Compiled(nn.Linear(3, 2))
     x = torch.rand(4, 3)
     assert torch.equal(module(x), module.module(x))
-    assert module.failure == "RuntimeError: no compiler"
+    assert "no compiler" in str(module.failure)
     assert torch.equal(module(x), module.module(x))
 
 

@@ -132,26 +132,28 @@ class Compiled(nn.Module):
     """A module through torch.compile for the first batch size that it sees, and as it is for any other.
 
     A compilation takes from seconds to a minute, so the last, smaller batch of an epoch is not worth one. Where the
-    compiler fails the module itself answers from then on; `failure` keeps the reason.
+    compiler fails the module itself answers from then on, and `failure` is why.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self.failure: str | None = None
+        self.failure: Exception | None = None
         self._size: int | None = None
         self._compiled: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, z: Tensor) -> Tensor:
         if self._size is None:
             self._size = len(z)
-            graphs = z.device.type == "cuda"
-            self._compiled = torch.compile(self.module, dynamic=False, mode="reduce-overhead" if graphs else "default")
-        if self._compiled is not None and len(z) == self._size:
+        if self.failure is None and len(z) == self._size:
             try:
-                return self._compiled(z)
+                if self._compiled is None:
+                    graphs = "reduce-overhead" if z.is_cuda else "default"
+                    self._compiled = torch.compile(self.module, dynamic=False, mode=graphs)
+                logits = self._compiled(z)
+                return logits.clone() if z.is_cuda else logits  # a CUDA graph writes its next answer over this one
             except Exception as error:  # a compiler may fail in any way: there is always the module itself
-                self.failure, self._compiled = f"{type(error).__name__}: {error}".splitlines()[0], None
+                self.failure = error
         answer: Tensor = self.module(z)
         return answer
 

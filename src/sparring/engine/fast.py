@@ -108,9 +108,7 @@ def choose(
     try:
         seconds = _attack_seconds(model, x, y, compiled)
     except Exception as error:  # a compiler may fail in any way
-        return Choice(
-            attack, learner, f"not compiled: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        )
+        return Choice(attack, learner, _reason("not compiled", error))
     if compiling == "on" or seconds < WORTH * eager:
         return Choice(compiled, learner, note)
     return Choice(attack, learner, note)
@@ -175,7 +173,7 @@ def _attack_seconds(model: nn.Module, x: Tensor, y: Tensor, speed: Speed) -> flo
                 raise ArithmeticError(f"the view '{speed}' is {error:.2g} away from the model")
         taken = _least(lambda: value_and_gradient(lambda z: cross_entropy(seen(z), y), x), x)
     if isinstance(seen, Compiled) and seen.failure is not None:
-        raise RuntimeError(seen.failure)
+        raise seen.failure
     return taken
 
 
