@@ -29,12 +29,18 @@ RECIPES = (
 )
 """Data sets whose recipe is not `Training()`; digits and mnist are measured in docs/results.md."""
 
+ONE_WAY_ROUND = ("digits", "mnist")
+"""Data sets whose images mean something else in a mirror, or nothing: augmentation that flips elsewhere does not."""
+
 
 def starting_point(config: Any, training: Training, arguments: Sequence[str]) -> tuple[Any, Training]:
     """The defaults of config and training for the `--data` and `--threat` that a command line names."""
     data = _value(arguments, "--data", "digits")
     config = replace(config, threat=_value(arguments, "--threat", config.threat))
-    return replace(config, eps=customary(data).get(config.threat, config.eps)), dict(RECIPES).get(data, training)
+    radii = customary(data)
+    fields = {"eps": radii.get("linf" if config.threat == "union" else config.threat, config.eps)}
+    fields |= {f"eps_{norm}": eps for norm, eps in radii.items() if hasattr(config, f"eps_{norm}")}  # a union's others
+    return replace(config, **fields), dict(RECIPES).get(data, training)
 
 
 def _value(arguments: Sequence[str], flag: str, default: str) -> str:

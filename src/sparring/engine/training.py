@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from sparring.engine.averaging import Average, Equal, Exponential
+
 
 @dataclass(frozen=True)
 class Training:
@@ -29,8 +31,17 @@ class Training:
     """Largest gradient norm; 0 does not clip."""
     ema: float = 0.0
     """Decay per step of an exponential moving average of the weights, which is then what is kept; 0 is off."""
-    augment: Literal["none", "pad-crop", "pad-crop-flip"] = "none"
-    """Random augmentation on the training device."""
+    ema_warmup: bool = False
+    """The decay grows as min(ema, (1 + t) / (10 + t)) over steps t, so that a short run forgets its first weights."""
+    swa: float = 0.0
+    """Share of training after which the weights at the end of every epoch are averaged, which is then what is kept; 0
+    is off."""
+    augment: Literal["none", "pad-crop", "pad-crop-flip", "cutout", "idbh-weak", "idbh-strong"] = "none"
+    """Random augmentation on the training device; cutout and idbh crop as well, and flip but for handwritten digits."""
+    cutmix: float = 0.0
+    """Probability that a batch is mixed by CutMix: a box of each image from another one, the labels by area."""
+    label_smoothing: float = 0.0
+    """Share of every label that is spread evenly over all classes."""
     validation: float = 0.1
     """Share of the training set held out to choose the best checkpoint by robust accuracy. The test set never is."""
     validation_steps: int = 10
@@ -39,18 +50,32 @@ class Training:
     """Use only this many training examples, chosen by the seed, and as much less to validate on; 0 uses all."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
-    precision: Literal["32", "bf16"] = "32"
-    """float32, or bfloat16 autocast in training. Evaluation is always in float32."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """auto times float32 and bfloat16, memory layouts and folded BatchNorm on the real model and takes the fastest; 32
+    is the model as it is, the same on every machine of a kind. Evaluation is verified in float32 whatever is chosen."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of the copy that attacks see; auto where it is measured to be faster and there is time to gain."""
+    perturb: Literal["none", "awp", "sam", "asam"] = "none"
+    """A weight-space adversary on top of any method: adversarial weight perturbation, sharpness-aware minimisation."""
+    perturb_size: float = 0.01
+    """gamma of awp (0.005 to 0.01 in its paper), rho of sam (0.05) and asam (0.5)."""
+    perturb_warmup: float = 0.0
+    """Share of training before the weight-space adversary begins, in [0, 1]."""
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch_size", 1), ("validation_steps", 1), ("examples", 0)):
             _require(
                 self, name, isinstance(getattr(self, name), int) and getattr(self, name) >= low, f"an int >= {low}"
             )
-        for name in ("weight_decay", "clip"):
+        for name in ("weight_decay", "clip", "perturb_size"):
             _require(self, name, 0 <= getattr(self, name) < math.inf, "a number in the range [0, inf)")
         _require(self, "learning_rate", 0 < self.learning_rate < math.inf, "a number in the range (0, inf)")
-        _require(self, "ema", 0 <= self.ema < 1, "a number in the range [0, 1)")
+        for name in ("ema", "swa", "label_smoothing"):
+            _require(self, name, 0 <= getattr(self, name) < 1, "a number in the range [0, 1)")
+        _require(self, "cutmix", 0 <= self.cutmix <= 1, "a number in the range [0, 1]")
+        _require(self, "swa", not (self.swa and self.ema), "0 where 'ema' is on: one average is kept")
+        _require(self, "ema_warmup", bool(self.ema) or not self.ema_warmup, "False where 'ema' is 0")
+        _require(self, "perturb_warmup", 0 <= self.perturb_warmup <= 1, "a number in the range [0, 1]")
         _require(self, "validation", 0 < self.validation < 1, "a number in the range (0, 1)")
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -60,6 +85,13 @@ class Training:
         return torch.optim.SGD(
             parameters, lr=self.learning_rate, momentum=0.9, nesterov=True, weight_decay=self.weight_decay
         )
+
+    def make_average(self, model: nn.Module, epoch_steps: int) -> Average | None:
+        """What averages this model's weights, over epochs of so many steps; None where none is asked for."""
+        if self.swa:
+            start = math.floor(self.swa * self.epochs * epoch_steps)
+            return Average(model, Equal(start=start, every=epoch_steps))
+        return Average(model, Exponential(self.ema, self.ema_warmup)) if self.ema else None
 
 
 def _require(training: Training, name: str, holds: bool, constraint: str) -> None:

@@ -15,6 +15,7 @@ from sparring.domains.image.models import (
     from_factory,
     preact_resnet18,
     small_conv,
+    small_strided,
     wide_resnet,
 )
 from sparring.domains.image.source import DataError, Dataset, Images, Source, Splits, assemble, check, fingerprint
@@ -41,5 +42,6 @@ __all__ = [
     "pad_crop_flip",
     "preact_resnet18",
     "small_conv",
+    "small_strided",
     "wide_resnet",
 ]

@@ -24,8 +24,10 @@ NPZ_KEYS = (
     ("train_images", "train_labels", "test_images", "test_labels"),
     ("x", "y"),
     ("images", "labels"),
+    ("image", "label"),
 )
-"""The keys of an archive that holds both splits, or one that is split here."""
+"""The keys of an archive that holds both splits, or one that is split here; the last are those of published generated
+images."""
 
 
 def read_idx(folder: Path) -> Splits | None:
@@ -71,12 +73,26 @@ def read_idx_file(path: Path, rank: int) -> Array:
 
 
 def read_npz(path: Path) -> Splits:
+    """The images and labels in a `.npz` archive, as `read_npz_parts` finds them; one set `x, y` is cut 80/20."""
+    parts = read_npz_parts(path)
+    if len(parts) == 2:
+        return Splits(parts[0], parts[1])
+    (whole,) = parts
+    if len(whole.x) != len(whole.y):
+        raise DataError(f"{path}: there must be one label per image. Got {len(whole.x)} images, {len(whole.y)} labels.")
+    return Splits(*divided(whole))
+
+
+def read_npz_parts(path: Path) -> list[Images]:
     """The images and labels in a `.npz` archive, under one of `NPZ_KEYS`.
 
     Images are uint8, integers in 0..255, or floats in [0, 1], of rank 3 (`[N, H, W]`, grey) or 4. In rank 4 the axis
     of length 1 or 3 holds the channels: the second (`[N, C, H, W]`) or the last (`[N, H, W, C]`). When both have such
     a length, the one that makes the images square does, if only one does; anything else is refused.
-    Labels are integers, `[N]` or `[N, 1]`. One split `x, y` is cut 80/20.
+    Labels are integers, `[N]` or `[N, 1]`.
+
+    Returns:
+        Train and test images, or the one set that the archive holds.
 
     Raises:
         DataError: for a damaged archive, one with objects in it (they would have to be unpickled), or without the keys.
@@ -96,16 +112,10 @@ def read_npz(path: Path) -> Splits:
         raise
     except Exception as error:  # zipfile, zlib and numpy each raise their own on bad bytes
         raise DataError(f"{path} is not a readable .npz archive: {error}") from error
-    parts = [
+    return [
         Images(_images(x, f"{path} {x_key}"), _labels(y, f"{path} {y_key}"))
         for x, y, x_key, y_key in zip(arrays[::2], arrays[1::2], keys[::2], keys[1::2], strict=True)
     ]
-    if len(parts) == 2:
-        return Splits(parts[0], parts[1])
-    (whole,) = parts
-    if len(whole.x) != len(whole.y):
-        raise DataError(f"{path}: there must be one label per image. Got {len(whole.x)} images, {len(whole.y)} labels.")
-    return Splits(*divided(whole))
 
 
 def _images(x: Array, where: str) -> torch.Tensor:
