@@ -1,0 +1,228 @@
+"""`sparring reproduce`: one JSON object, runs found again, arms that differ as asked, refusals that say why."""
+
+import importlib.util
+import json
+import re
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.cli import main
+from sparring.commands import arms
+from sparring.commands.comparison import Flags, entrants_of, planned
+from sparring.commands.flags import parse
+from sparring.systems import NAMES
+
+ONE = ["--seeds", "1", "--epochs", "2", "--examples", "64", "--n", "10", "--suite", "quick", "--device", "cpu"]
+ONE += ["--config", "steps=1", "--training", "validation_steps=1"]
+TINY = ["--seeds", "2", *ONE[2:]]
+PRICES = {"pgd-at": 6.0, "mixed-at": 12.0, "standard": 1.0}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reproduce")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("XDG_STATE_HOME", str(workplace / "state"))
+
+
+@pytest.fixture
+def priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prices that no clock has measured."""
+    monkeypatch.setattr(
+        arms.Entrant,
+        "price",
+        lambda self, _: {"step_ratio": PRICES.get(self.system.name, 6.0), "seconds": 0.01, "rows": 1347},
+    )
+
+
+def answer(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(["reproduce", *arguments, "--json"]) == 0
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def flags(*words: str) -> Flags:
+    return parse(Flags, words, prog="sparring reproduce", description="")
+
+
+def test_json_is_one_object_of_the_promised_shape(priced: None, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(["mixed-at", *TINY], capsys)
+    assert list(found) == ["verdict", "effect", "arms", "seeds", "command"]
+    assert found["verdict"] in ("supported", "not supported", "inconclusive")
+    assert found["seeds"] == [0, 1]
+    assert found["command"].startswith("sparring reproduce mixed-at --seeds 2")
+    effect = found["effect"]
+    assert effect["low"] <= effect["difference"] <= effect["high"]
+    assert (effect["arm"], effect["metric"], effect["n"]) == ("equal-time", "robust accuracy", 10)
+    assert [(arm["role"], arm["epochs"]) for arm in found["arms"]] == [
+        ("baseline", 2), ("equal-epochs", 2), ("equal-time", 1)
+    ]  # fmt: skip
+    for arm in found["arms"]:
+        assert len(arm["curve"]) == len(arm["runs"]) == 2
+        assert [json.loads(Path(run, "record.json").read_text())["seed"] for run in arm["runs"]] == [0, 1]
+        for curve in arm["curve"]:
+            assert [point["epoch"] for point in curve] == list(range(1, arm["epochs"] + 1))
+            assert all(a["seconds"] < b["seconds"] for a, b in pairwise(curve))
+        for figure in ("clean", "robust", "clean_last", "robust_last", "gap", "seconds", "step_ratio"):
+            assert arm[figure]["n"] == 2
+        gaps = zip(arm["gap"]["by_seed"], arm["robust"]["by_seed"], arm["robust_last"]["by_seed"], strict=True)
+        for gap, best, last in gaps:
+            assert gap == pytest.approx(best - last, abs=1e-12)
+    means = {arm["role"]: arm["robust"]["mean"] for arm in found["arms"]}
+    assert effect["difference"] == pytest.approx(means["equal-time"] - means["baseline"])
+    kept = list(Path("runs/reproduce/mixed-at").glob("claim-digits-*.json"))
+    assert [json.loads(file.read_text()) for file in kept] == [found]
+
+
+def test_a_second_call_trains_nothing_and_a_killed_one_goes_on(
+    priced: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = answer(["mixed-at", *TINY], capsys)
+    trained: list[Path] = []
+    train_run = arms.train_run
+
+    def counted(*arguments: Any) -> Path:
+        trained.append(arguments[3].run)
+        return Path(train_run(*arguments))
+
+    monkeypatch.setattr(arms, "train_run", counted)
+    begun = time.perf_counter()
+    assert answer(["mixed-at", *TINY], capsys) == first
+    assert time.perf_counter() - begun < 1
+    assert trained == []
+    lost = Path(first["arms"][1]["runs"][1])  # killed before its record said "done"
+    record = json.loads((lost / "record.json").read_text())
+    (lost / "record.json").write_text(json.dumps({**record, "status": "running"}))
+    again = answer(["mixed-at", *TINY], capsys)
+    assert trained == [lost]
+    assert again["effect"] == first["effect"]
+
+
+def test_the_baseline_is_shared_and_the_last_checkpoint_is_judged_by_itself(
+    priced: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = answer(["mixed-at", *TINY], capsys)["arms"][0]["runs"]
+    other = answer(["pgd-at", *ONE, "--with", "ema=0.5", "--arms", "equal-epochs"], capsys)
+    assert other["arms"][0]["runs"] == base[:1]
+    assert other["verdict"] == "inconclusive"
+    assert [arm["role"] for arm in other["arms"]] == ["baseline", "equal-epochs"]
+    assert other["arms"][1]["training"]["ema"] == 0.5
+    assert other["effect"]["method"] == "pgd-at ema=0.5"
+    run = Path(base[0])
+    (run / "best.safetensors").write_bytes(Path(base[1], "last.safetensors").read_bytes())
+    judged = next(run.glob("judged-*.json"))
+    before = json.loads(judged.read_text())
+    judged.unlink()
+    trial = arms.Trial(**before["trial"], device="cpu", precision="32")
+    found = arms.judge(run, trial, None, "")
+    assert found.clean_last.tolist() == [bit == "1" for bit in before["clean_last"]]
+    assert found.clean.tolist() != found.clean_last.tolist()
+
+
+@pytest.mark.parametrize("name", [name for name, _ in NAMES])
+def test_every_system_can_be_put_to_the_test(name: str, tmp_path: Path) -> None:
+    plan = planned(flags(name, "--quick", "--arms", "equal-epochs"), "")
+    assert list(entrants_of(plan)) == ["baseline", "equal-epochs"]
+    assert plan.method.digest() != plan.baseline.digest()
+    assert plan.trial.eps[0] == plan.baseline.config.eps == plan.method.config.eps == 0.15
+    assert plan.trial.norms == (("linf", "l2", "l1") if name == "multi-norm" else ("linf",))
+    assert plan.method.training.precision == plan.baseline.training.precision == "32"
+
+
+def test_flags_reach_the_arm_they_are_for(priced: None) -> None:
+    words = ["mixed-at", "--config", "steps=3", "--method", "random_start=false", "--training", "batch_size=32"]
+    plan = planned(flags(*words, "--with", "clip=1", "--epochs", "30", "--arms", "equal-time,equal-epochs"), "")
+    assert plan.method.config.steps == plan.baseline.config.steps == 3
+    assert (plan.method.config.random_start, plan.baseline.config.random_start) == (False, True)
+    assert plan.method.training.batch_size == plan.baseline.training.batch_size == 32
+    assert (plan.method.training.clip, plan.baseline.training.clip) == (1.0, 0.0)
+    assert {name: e.training.epochs for name, e in entrants_of(plan).items()} == {
+        "baseline": 30, "equal-epochs": 30, "equal-time": 15
+    }  # fmt: skip
+    assert plan.label == "mixed-at random_start=false clip=1"
+
+
+def test_pgd_at_unchanged_is_held_against_standard_training() -> None:
+    plan = planned(flags("pgd-at"), "")
+    assert plan.baseline.system.name == "standard"
+    assert plan.promise.question == "At equal epochs, is its robust accuracy higher than standard's?"
+
+
+def test_a_price_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(arms, "PROBES", 1)
+    words = ["mixed-at", "--config", "steps=5", "--training", "validation_steps=1", "--run", str(tmp_path)]
+    plan = planned(flags(*words, "--device", "cpu"), "")
+    first = plan.method.price("")
+    assert first["step_ratio"] > 2
+    monkeypatch.setattr(arms, "train_run", None)
+    assert plan.method.price("") == first
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pgdat"], "Got 'pgdat' instead. Did you mean 'pgd-at'?"),
+        (["mixed-at", "--arms", "equal-money"], "must be equal-epochs, equal-time or both. Got 'equal-money'"),
+        (["mixed-at", "--seeds", "0"], "'seeds' parameter must be an int >= 1. Got 0"),
+        (["mixed-at", "--epochs", "0"], "'epochs' parameter must be an int >= 1. Got 0"),
+        (
+            ["mixed-at", "--least-effect", "5"],
+            "'least_effect' parameter must be a number in the range (-1, 1). Got 5.0",
+        ),
+        (["mixed-at", "--with", "learning_rat=1"], "Got 'learning_rat' instead. Did you mean 'learning_rate'?"),
+        (["mixed-at", "--with", "clip"], "takes key=value"),
+        (["mixed-at", "--method", "random_start=perhaps"], "must be true or false. Got 'perhaps'"),
+        (["mixed-at", "--config", "stepz=3"], "Did you mean 'steps'?"),
+        (["mixed-at", "--training", "schedule=linear"], "linear"),
+        (["mixed-at", "--baseline", "mixed-at"], "must differ from the method"),
+        (["mixed-at", "--baseline", "standrd"], "Did you mean 'standard'?"),
+        (["mixed-at", "--eps", "-1"], "'eps' parameter of Linf must be a number in the range (0, inf)"),
+        (["mixed-at", "--suite", "fast"], "fast"),
+        ([], "NAME"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(Path.cwd().rglob("*"))
+    try:
+        code = main(["reproduce", *words])
+    except SystemExit as stop:
+        code = stop.code
+    error = re.sub(r"[\s│╭╮╰╯─]+", " ", capsys.readouterr().err)
+    assert code == 2, error
+    assert said in error
+    assert set(Path.cwd().rglob("*")) == before
+
+
+def test_the_benchmark_loops_over_methods_outside_the_repository(
+    priced: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workplace: Path
+) -> None:
+    file = Path(__file__).parents[2] / "benchmarks" / "methods.py"
+    spec = importlib.util.spec_from_file_location("methods", file)
+    assert spec is not None
+    assert spec.loader is not None
+    methods = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(methods)
+    out = workplace / "out"
+    (out / "runs").parent.mkdir()
+    (workplace / "runs/reproduce").rename(out / "runs")  # what the tests above trained
+    arguments = [str(out), "--threads", "1", "mixed-at", "pgd-at ema=0.5", "--arms", "equal-epochs", *ONE]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/methods.py", *arguments])
+    methods.main()
+    said = capsys.readouterr().out
+    assert "| pgd-at ema=0.5, equal epochs |" in said
+    assert said.count("| baseline |") == 1
+    assert len((out / "methods.jsonl").read_text().splitlines()) == 2
+    monkeypatch.setattr(sys, "argv", ["benchmarks/methods.py", str(file.parent), "mixed-at"])
+    with pytest.raises(SystemExit):
+        methods.main()
+    assert "outside the repository" in capsys.readouterr().err
