@@ -12,6 +12,7 @@ from sparring.domains.image import (
     from_factory,
     preact_resnet18,
     small_conv,
+    small_strided,
     wide_resnet,
 )
 
@@ -35,6 +36,7 @@ def on_meta(spec, *arguments):
             "preact-resnet18",
             11_171_146 + 2 * 512,
         ),  # the count of github.com/kuangliu/pytorch-cifar, which has no last BN
+        ("small-strided", 470_918),  # Gowal et al. 2018, table 1: the "small" network of 471K
         ("wrn-28-10", 36_479_194),  # Zagoruyko & Komodakis 2016, table 4: 36.5 M; exactly in github.com/osmr/imgclsmob
         ("wrn-16-10", 17_116_634),  # osmr/imgclsmob
         ("wrn-40-8", 35_748_314),  # osmr/imgclsmob; the paper's table 4: 35.7 M
@@ -66,7 +68,21 @@ def test_small_conv_is_small_and_has_no_batch_norm():
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
-@pytest.mark.parametrize("spec", ["small-conv", "preact-resnet18", "wrn-10-1"])
+def test_small_strided_has_neither_pooling_nor_batch_norm_and_as_many_units_as_published():
+    """8.3 thousand hidden units on CIFAR-10 (Gowal et al. 2018, table 1)."""
+    model, hidden = small_strided(*CIFAR), []
+    for module in model:
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(lambda module, inputs, output: hidden.append(output[0].numel()))
+    model(torch.zeros(1, 3, 32, 32))
+    assert hidden == [3600, 4608, 100]
+    assert size(small_strided(*DIGITS)) == 38_406
+    kinds = {type(module) for module in model}
+    assert kinds == {Normalize, nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear}
+    assert small_strided((1, 4, 9), 3, (0.5,), (1.0,))(torch.zeros(1, 1, 4, 9)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("spec", ["small-conv", "small-strided", "preact-resnet18", "wrn-10-1"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (1, 28, 28)])
 def test_any_small_image_gives_logits_and_gradients(spec, shape):
     model = build(spec, shape, 4, (0.5,) * shape[0], (0.25,) * shape[0])
@@ -130,8 +146,12 @@ def test_the_seed_decides_the_weights():
         (lambda: build("wrn-28-0", *CIFAR), r"'width' parameter must be an int in the range \[1, inf\). Got 0"),
         (lambda: build("preact-resnet-18", *CIFAR), "Got 'preact-resnet-18'. Did you mean 'preact-resnet18'?"),
         (lambda: build("smallconv", *CIFAR), "Did you mean 'small-conv'?"),
-        (lambda: build("qqqq", *CIFAR), "one of small-conv, preact-resnet18, wrn-28-10, or wrn-D-W. Got 'qqqq'.$"),
+        (
+            lambda: build("qqqq", *CIFAR),
+            "one of small-conv, small-strided, resnet18, preact-resnet18, wrn-28-10, or wrn-D-W. Got 'qqqq'.$",
+        ),
         (lambda: small_conv((1, 3, 8), 10, (0.5,), (1.0,)), "at least 4x4 pixels. Got 3x8"),
+        (lambda: small_strided((1, 3, 8), 10, (0.5,), (1.0,)), "small-strided needs .* 4x4 pixels. Got 3x8"),
         (lambda: preact_resnet18((3, 8, 8), 10, (0.5,), (1.0,)), "for each of 3 channels. Got 1"),
         (lambda: small_conv((8, 8), 10, (0.5,), (1.0,)), r"must be \(C, H, W\)"),
         (lambda: small_conv((1, 8, 8), 0, (0.5,), (1.0,)), "'classes' parameter .* Got 0"),

@@ -23,6 +23,8 @@ from sparring.core.threat import Threat
 from sparring.engine import checkpoint, record
 from sparring.engine.device import resolve
 from sparring.engine.ledger import Ledger
+from sparring.engine.machines import Machines, Team, launch, together
+from sparring.engine.rank import first
 from sparring.evaluation.evaluate import Advance, Evaluation, evaluate
 from sparring.evaluation.fast import brain16, fastest
 from sparring.evaluation.suite import SUITES, Suite
@@ -65,6 +67,8 @@ class Flags:
     """Folder that named data sets are looked for in; by default where training found them, or SPARRING_DATA."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """Of the copy that attacks look at: auto measures which is fastest here. What they find is verified in float32."""
+    certify: bool = False
+    """Also certified accuracy: what no Linf attack can break, proved by bounds on the logits; beside the empirical."""
     shift: bool = False
     """Also fifteen corruptions at five severities."""
     reference: Path | None = None
@@ -81,6 +85,9 @@ class Flags:
     """The output by which the model refuses to answer, if it has one."""
     batch_size: int = 256
     """Images at a time; halved where memory is too small."""
+    devices: int | None = None
+    """Processes that evaluate together, one for each GPU; by default as many as torchrun started, without it one. The
+    result is that of one process, example by example."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
     seed: int = 0
@@ -95,7 +102,15 @@ def run(arguments: Sequence[str]) -> int:
     """Evaluate, and return the exit code."""
     flags = parse(Flags, arguments, prog="sparring evaluate", description=Flags.__doc__ or "")
     command = shlex.join(["sparring", "evaluate", *arguments])
-    result, extra = evaluate_target(target_of(flags, command), flags, command)
+    target = target_of(flags, command) if first() else None
+    team = launch(Machines(devices=flags.devices), resolve(flags.device))
+    with together(team, "continues the evaluation"):
+        folder = team.broadcast(None if target is None else target.folder)
+        target = target or _same(folder, flags, command)
+        result, extra = evaluate_target(target, flags, command, team)
+        team.close()
+    if not team.first:
+        return 0
     if flags.json:
         print(json.dumps({**result.as_dict(), **extra}, allow_nan=False))
     else:
@@ -103,6 +118,13 @@ def run(arguments: Sequence[str]) -> int:
     each = (result, *result.others)
     failed = [check["name"] for one in each for check in one.checks if check["verdict"] == "fail"]
     return 1 if flags.fail_on_check and failed else 0
+
+
+def _same(folder: Path, flags: Flags, command: str) -> Target:
+    """What the first process points at, for the others, which make no folder."""
+    if flags.weights in ("best", "last"):
+        return target_of(flags, command)
+    return from_run(folder, model=flags.model, weights="best", data_root=flags.data_root)
 
 
 def target_of(flags: Flags, command: str) -> Target:
@@ -126,14 +148,21 @@ def target_of(flags: Flags, command: str) -> Target:
     )  # fmt: skip
 
 
-def evaluate_target(target: Target, flags: Flags, command: str) -> tuple[Evaluation, dict[str, Any]]:
-    """Evaluate a target, write the evaluation into its record, and return it with its parts beyond the ball."""
+def evaluate_target(
+    target: Target, flags: Flags, command: str, team: Team | None = None
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Evaluate a target, write the evaluation into its record, and return it with its parts beyond the ball.
+
+    Every process of a team calls this and returns the same; the first one writes.
+    """
     if flags.examples < 0:
         raise ValueError(
             f"The 'examples' parameter must be an int in the range [0, inf). Got {flags.examples} instead."
         )
     threats = threats_of(target, flags.threat, flags.eps)
-    device = resolve(flags.device)
+    device = torch.device(resolve(flags.device)) if team is None else team.device
+    shared = team if team is not None and team.world > 1 else None
+    writes = team is None or team.first
     rows = _drawn(len(target.data.test), flags.examples, flags.seed)
     x, y = target.data.test.take(rows)
     say(f"evaluating {len(y)} test images of {target.data.name} on {device}, suite {flags.suite}")
@@ -143,7 +172,7 @@ def evaluate_target(target: Target, flags: Flags, command: str) -> tuple[Evaluat
     ledger = Ledger(target.folder / PARTIAL)
     if ledger.folder.exists():
         say("going on with what an interrupted evaluation left, where it was the same one")
-    with _progress() as advance:
+    with _progress(silent=not writes) as advance:
         result = evaluate(
             target.model.to(device),
             (x.to(device), y.to(device)),
@@ -156,9 +185,13 @@ def evaluate_target(target: Target, flags: Flags, command: str) -> tuple[Evaluat
             view=dict(PRECISIONS)[flags.precision],
             ledger=ledger,
             advance=advance,
+            certify=flags.certify,
+            team=shared,
         )
-        examples = Inputs(target, x.to(device), y.to(device), result.z, flags.seed, flags.batch_size, advance)
-        extra = _beyond(examples, flags)
+        examples = Inputs(target, x.to(device), y.to(device), result.z, flags.seed, flags.batch_size, advance, shared)
+        extra = _beyond(examples, flags, writes=writes)
+    if not writes:
+        return result, extra
     checkpoint.write(target.folder / EXAMPLES, save(result.examples))
     checkpoint.write(target.folder / OUTCOMES, save({"rows": rows, **_outcomes(result)}))
     facts = record.read(target.folder)
@@ -181,7 +214,7 @@ def _outcomes(result: Evaluation) -> dict[str, torch.Tensor]:
     return {**result.outcomes, **further}
 
 
-def _beyond(inputs: Inputs, flags: Flags) -> dict[str, Any]:
+def _beyond(inputs: Inputs, flags: Flags, *, writes: bool) -> dict[str, Any]:
     """The parts beyond the ball that the flags ask for, as the record has them."""
     found: dict[str, Any] = {"temperature": beyond.temperature_scaled(inputs)}
     if flags.unseen:
@@ -193,7 +226,8 @@ def _beyond(inputs: Inputs, flags: Flags) -> dict[str, Any]:
         found["outside"] = beyond.another_data_set(inputs, flags.outside, flags.data_root)
     if flags.explain:
         explained = beyond.explained(inputs)
-        checkpoint.write(inputs.target.folder / MAPS, save(explained.maps))
+        if writes:
+            checkpoint.write(inputs.target.folder / MAPS, save(explained.maps))
         found["explanations"] = explained.as_dict()
     return found
 
@@ -207,7 +241,7 @@ def _drawn(total: int, count: int, seed: int) -> torch.Tensor:
 
 
 @contextmanager
-def _progress() -> Iterator[Advance]:
+def _progress(*, silent: bool = False) -> Iterator[Advance]:
     """A bar on stderr, where it is a terminal."""
     console = Console(stderr=True)
     bar = Progress(
@@ -217,7 +251,7 @@ def _progress() -> Iterator[Advance]:
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
         console=console,
-        disable=not console.is_terminal,
+        disable=silent or not console.is_terminal,
         transient=True,
     )
     task = bar.add_task("", total=None)

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from sparring.core.game import Batch
 from sparring.core.payoff import cross_entropy
 from sparring.core.seeds import derive
-from sparring.core.threat import Threat
+from sparring.core.threat import Linf, Threat
 from sparring.evaluation import probes, sanity
 from sparring.evaluation.calibration import calibration
+from sparring.evaluation.certified import certify as certificates
+from sparring.evaluation.certified import check as certifiable
 from sparring.evaluation.ensemble import Outcome, run
 from sparring.evaluation.exploit import Exploit, Ledger, Tick
 from sparring.evaluation.grids import EPS_FACTORS, STEPS, Bench
 from sparring.evaluation.identity import Named, fingerprint
 from sparring.evaluation.interval import accuracy
-from sparring.evaluation.subject import Subject, subject
+from sparring.evaluation.subject import Subject, Team, subject
 from sparring.evaluation.suite import Suite, quick
 from sparring.evaluation.table import table
 
@@ -42,7 +44,8 @@ class Evaluation:
         threat: the threat model, as `Threat.describe` gives it.
         results: `clean`, every attack by name, and `worst`, the worst case per example over all of them; each has
             `accuracy, low, high, n` with a 95 % Wilson interval, attacks also `parameters`, how many examples they were
-            tried on (`attempted`) and won first (`broke`), `refused`, and what they cost.
+            tried on (`attempted`) and won first (`broke`), `refused`, and what they cost. Where it was asked for and
+            the ball is Linf also `certified`, the share that no input in the ball can break.
         eps_grid: accuracy under PGD-20 with the margin loss along eps, from the same random draws.
         steps_grid: the same along steps of eps / 4 from the same starts, so that a longer run contains a shorter.
         calibration: `clean` and `attacked`, see `sparring.evaluation.calibration`.
@@ -95,6 +98,8 @@ def evaluate(
     view: Callable[[Subject], nn.Module | None] | None = None,
     ledger: Ledger | None = None,
     advance: Advance | None = None,
+    certify: bool = False,
+    team: Team | None = None,
 ) -> Evaluation:
     """Measure how robust a classifier is.
 
@@ -115,14 +120,24 @@ def evaluate(
             on the model itself.
         ledger: where finished parts are kept, to go on after an interruption.
         advance: told of every stage.
+        certify: also bound the model over each Linf ball; see `sparring.evaluation.certified`.
+        team: the processes that evaluate together, each with the same arguments and the model on its own device; every
+            one returns the same as one process alone.
 
     Raises:
-        ValueError: where x, y, the model's output or a parameter is not what it has to be.
+        ValueError: where x, y, the model's output or a parameter is not what it has to be; with `certify`, where there
+            is no Linf threat or the model holds an operation that cannot be bounded.
+        ContradictionError: an attack breaks what is certified.
     """
     threats = tuple(threat) if isinstance(threat, Sequence) else (threat,)
     if not threats:
         raise ValueError("The 'threat' parameter must hold at least one threat model. Got none.")
-    made = subject(model, data, low=low, high=high, abstain=abstain, batch_size=batch_size)
+    made = subject(model, data, low=low, high=high, abstain=abstain, batch_size=batch_size, team=team)
+    boxes = [one for one in threats if isinstance(one, Linf)] if certify else []
+    if certify and not boxes:
+        raise ValueError("'certify' needs a Linf threat, the only one that is bounded. Got none.")
+    for ball in boxes:
+        certifiable(made, ball)
     faster = None if view is None else view(made)
     suites = [suite if isinstance(suite, Suite) else suite(one, made.classes) for one in threats]
     total = sum(len(s.challenges) + len(EPS_FACTORS) + len(STEPS) + PROBES for s in suites)
@@ -132,6 +147,8 @@ def evaluate(
     for i, (one, attacks) in enumerate(zip(threats, suites, strict=True)):
         kept = None if ledger is None else Named(ledger, f"{identity}-{i}")
         measured = _against(made, one, attacks, seed, low, high, surrogate, faster, kept, stages)
+        if certify and isinstance(one, Linf):
+            measured = _certified(measured, made, one, stages)
         found.append(measured)
     first, *others = found
     if not others:
@@ -180,6 +197,20 @@ def _against(
         examples=_examples(made, outcome.z, attacked, rng),
         z=outcome.z,
         outcomes={name: right.cpu() for name, right in outcomes.items()},
+    )
+
+
+def _certified(measured: Evaluation, made: Subject, threat: Linf, stages: "_Stages") -> Evaluation:
+    """The evaluation with certified beside empirical accuracy; no example may be certified and broken."""
+    start = time.perf_counter()
+    stages.begin("certificates")
+    found = certificates(made, threat, broken=~measured.outcomes["worst"].to(made.y.device))
+    right = found.pop("right")
+    return replace(
+        measured,
+        results={**measured.results, "certified": found},
+        outcomes={**measured.outcomes, "certified": right},
+        seconds=measured.seconds + time.perf_counter() - start,
     )
 
 

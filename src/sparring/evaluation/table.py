@@ -10,7 +10,8 @@ def table(evaluation: dict[str, Any]) -> str:
     lines = [f"{threat_in_words(evaluation['threat'])}; {evaluation['n']} examples, 95 % intervals"]
     lines += [f"suite {suite['name']}: {said}", ""]
     for name, result in evaluation["results"].items():
-        lines.append(f"  {name:<18}{share(result)}  {parameters_in_words(result.get('parameters'))}".rstrip())
+        how = f"proved by {result['bound']}" if name == "certified" else parameters_in_words(result.get("parameters"))
+        lines.append(f"  {name:<18}{share(result)}  {how}".rstrip())
     lines.append("")
     for name, result in evaluation["calibration"].items():
         interval = f"({100 * result['low']:.1f} to {100 * result['high']:.1f})"

@@ -8,7 +8,11 @@ from sparring.report.blocks import Block, Cell, Figure, Figures, Heading, Mark, 
 from sparring.report.facts import Group
 from sparring.report.read import Estimate, Run, count, estimate, mapping, number
 
-NO_SETTINGS = {"clean": "inputs as they are", "worst": "lost if any attack above wins"}
+NO_SETTINGS = {
+    "clean": "inputs as they are",
+    "worst": "lost if any attack above wins",
+    "certified": "proved: no input in the ball changes the answer",
+}
 """What stands in the place of an attack's settings where there is no attack."""
 
 SUITES = {
@@ -70,7 +74,7 @@ def _rows(runs: Sequence[Run]) -> dict[tuple[str, str], dict[int, tuple[Estimate
             if e := estimate(result):
                 cells = rows.setdefault((name, words.settings(mapping(result, "parameters"))), {})
                 cells[run.index] = e, mapping(result)
-    order = {"clean": 0, "worst": 2}
+    order = {"clean": 0, "worst": 2, "certified": 3}
     return {key: rows[key] for key in sorted(rows, key=lambda key: order.get(key[0], 1))}
 
 

@@ -67,15 +67,16 @@ def evaluated(run: Run) -> bool:
 
 
 def results(run: Run) -> Mapping[str, Any]:
-    """Attack name to result, no attack first and the worst case last."""
+    """Attack name to result, no attack first, the worst case behind all attacks, what is certified last."""
     found = mapping(run.record, "evaluation", "results")
-    order = {"clean": 0, "worst": 2}
+    order = {"clean": 0, "worst": 2, "certified": 3}
     return {name: found[name] for name in sorted(found, key=lambda name: order.get(name, 1))}
 
 
 def attacks(run: Run) -> list[str]:
-    """The attacks tried: every result but the two that are none."""
-    return [name for name, result in results(run).items() if name not in ("clean", "worst") and estimate(result)]
+    """The attacks tried: every result but the three that are none."""
+    none = ("clean", "worst", "certified")
+    return [name for name, result in results(run).items() if name not in none and estimate(result)]
 
 
 def clean(run: Run) -> Estimate | None:

@@ -10,6 +10,7 @@ NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1", "l0": "L0"}
 ATTACKS = {
     "clean": "No attack",
     "worst": "Worst case",
+    "certified": "Certified",
     "fgsm": "FGSM",
     "apgd-ce": "APGD, cross-entropy",
     "apgd-dlr": "APGD, DLR",
