@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 import sparring
 from sparring import systems
 from sparring.core.game import play
+from sparring.core.gradient import frozen
+from sparring.core.payoff import margin
+from sparring.core.players import Attacker
+from sparring.core.threat import Threat
 from sparring.core.tools import Tools
 from sparring.domains.image.data import load
 from sparring.engine.system import System
@@ -44,6 +49,23 @@ def game(system: System, model: nn.Module, seed: int = 0, **changes: object) -> 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     tools = Tools(rng=torch.Generator().manual_seed(seed))
     return system.game(config, model=model, optimizer=optimizer, tools=tools)
+
+
+def reach(system: System) -> Threat:
+    """Where a system's training move may be: its threat, unless its file says with a `reach` that it trains wider."""
+    module = importlib.import_module(system.game.__module__)
+    widest: Threat = getattr(module, "reach", system.threat)(system.config())
+    return widest
+
+
+def ascended(played: sparring.Game, model: nn.Module, move: object, batch: tuple[Tensor, ...]) -> Tensor:
+    """What the adversary ascends, in eval mode: the game's payoff, or its surrogate where it has one (TRADES: KL)."""
+    adversary = played.adversary
+    payoff = adversary.payoff if isinstance(adversary, Attacker) else played.payoff
+    with frozen(model), torch.no_grad():
+        if isinstance(adversary, Attacker) and adversary.reference is not None:
+            batch = (*batch, adversary.reference(model, batch))
+        return payoff(model, move, batch)
 
 
 def batches(digits: tuple[Tensor, Tensor], count: int) -> list[tuple[Tensor, Tensor]]:
@@ -122,7 +144,7 @@ def test_the_move_is_allowed_and_the_payoff_is_per_example(system: System, digit
     model, batch = network(), tuple(part[:32] for part in digits)
     played = game(system, model)
     move = played.adversary.respond(model, batch)
-    assert system.threat(system.config()).contains(move, batch[0]).all()
+    assert reach(system).contains(move, batch[0]).all()
     payoff = played.payoff(model.eval(), move, batch)
     assert payoff.shape == (32,)
     assert payoff.isfinite().all()
@@ -134,9 +156,10 @@ def test_the_adversary_is_no_worse_than_nature(system: System, digits: tuple[Ten
         pass
     played = game(system, model)
     move = played.adversary.respond(model, batch)
+    assert (ascended(played, model, move, batch) >= ascended(played, model, batch[0], batch) - 1e-5).all()
     model.eval()
-    with torch.no_grad():
-        assert (played.payoff(model, move, batch) >= played.payoff(model, batch[0], batch) - 1e-5).all()
+    with torch.no_grad():  # a surrogate has to serve what is reported too, if not on every example
+        assert played.payoff(model, move, batch).mean() >= played.payoff(model, batch[0], batch).mean() - 1e-5
 
 
 def test_a_larger_budget_never_lowers_the_mean_payoff(system: System, digits: tuple[Tensor, Tensor]) -> None:
@@ -145,8 +168,7 @@ def test_a_larger_budget_never_lowers_the_mean_payoff(system: System, digits: tu
     for eps in (0.01, 0.05, 0.15):
         played = game(system, model, eps=eps)
         move = played.adversary.respond(model, batch)
-        with torch.no_grad():
-            values.append(played.payoff(copy.deepcopy(model).eval(), move, batch).mean().item())
+        values.append(ascended(played, model, move, batch).mean().item())
     assert values == sorted(values)
 
 
@@ -157,16 +179,28 @@ def test_playing_lowers_what_the_learner_descends(system: System, digits: tuple[
 
 
 def test_exploitability_falls_where_there_is_an_adversary(digits: tuple[Tensor, Tensor]) -> None:
-    """Trained for as long, every adversarial method stands better than the baseline against an attack it never saw."""
-    stands = {}
-    for name in NAMES:
-        model, found = network(), systems.find(name)
-        for _ in play(game(found, model, eps=0.1), batches(digits, 160)):
-            pass
-        threat = sparring.Linf(0.1)
-        from sparring.core.payoff import margin
+    """Trained for as long, every adversarial method stands better than the baseline against an attack it never saw.
 
-        challenge = pgd_challenge("pgd-40-margin", threat, margin, steps=40)
-        suite = Suite("one", (challenge,))
-        stands[name] = evaluate(model, digits, threat=threat, suite=suite).results["worst"]["accuracy"]
-    assert all(stands[name] > stands["standard"] + 0.1 for name in NAMES if name != "standard"), stands
+    Each in its own threat model: the balls of a union are larger than the Linf ball that the others share.
+    """
+
+    def stands(model: nn.Module, threat: Threat) -> float:
+        suite = Suite("one", (pgd_challenge("pgd-40-margin", threat, margin, steps=40),))
+        return evaluate(model, digits, threat=threat, suite=suite).results["worst"]["accuracy"]
+
+    def trained(name: str) -> nn.Module:
+        model = network()
+        for _ in play(game(systems.find(name), model, eps=0.1), batches(digits, 160)):
+            pass
+        return model
+
+    baseline, bars, short = trained("standard"), {}, {}
+    for name in NAMES:
+        if name != "standard":
+            found = systems.find(name)
+            threat = found.threat(found.config(eps=0.1))
+            if repr(threat) not in bars:
+                bars[repr(threat)] = stands(baseline, threat) + 0.1
+            if (value := stands(trained(name), threat)) <= bars[repr(threat)]:
+                short[name] = value
+    assert not short, (short, bars)

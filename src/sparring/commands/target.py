@@ -111,13 +111,13 @@ def threats_of(target: Target, norms: Sequence[str], radii: Sequence[float]) -> 
     Raises ValueError where a radius is missing that nobody knows, or there are more radii than norms.
     """
     trained, usual = target.trained, target.data.customary
-    names = list(norms) or ([trained["norm"]] if trained else ["linf"])
+    balls = {each["norm"]: each["eps"] for each in trained.get("members", [trained])} if trained else {}
+    names = list(norms) or list(balls) or ["linf"]
     if len(radii) > len(names):
         raise ValueError(f"--eps must hold at most one radius for each --threat. Got {len(radii)} for {len(names)}.")
     found = []
     for i, name in enumerate(names):
-        same = trained["eps"] if trained and trained["norm"] == name else None
-        eps = radii[i] if i < len(radii) else same or usual.get(name)
+        eps = radii[i] if i < len(radii) else balls.get(name) or usual.get(name)
         if eps is None:
             known = ", ".join(f"{n} {e:.4g}" for n, e in usual.items()) or "none"
             raise ValueError(

@@ -13,6 +13,15 @@ NAMES = (
     ("standard", "no adversary: the baseline of every comparison"),
     ("pgd-at", "train on the worst input PGD (or FGSM) finds in a ball (Madry et al. 2018)"),
     ("mixed-at", "train on clean and adversarial inputs together, by sum or by share (Goodfellow et al. 2015)"),
+    ("fgsm-rs", "train on one FGSM step from a random start (Wong et al. 2020)"),
+    ("n-fgsm", "train on one FGSM step from strong noise, not clipped to the ball (de Jorge et al. 2022)"),
+    ("gradalign", "train on FGSM and align the input gradients in the ball (Andriushchenko & Flammarion 2020)"),
+    ("free-at", "replay each batch, one backward pass for weights and attack (Shafahi et al. 2019)"),
+    ("trades", "fit the clean inputs, and let no input near them get another answer (Zhang et al. 2019)"),
+    ("mart", "adversarial training with more weight on what is wrong when clean (Wang et al. 2020)"),
+    ("hat", "TRADES with helper examples labelled by a standard network (Rade & Moosavi-Dezfooli 2022)"),
+    ("multi-norm", "train against Linf, L2 and L1 balls at once (Tramer & Boneh 2019; Maini et al. 2020)"),
+    ("interval", "train on a bound of the worst loss: robustness that can be certified (Gowal et al. 2018)"),
 )
 
 
