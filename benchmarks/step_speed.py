@@ -111,7 +111,7 @@ def art(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Step:
     from art.defences.trainer import AdversarialTrainerMadryPGD
     from art.estimators.classification import PyTorchClassifier
 
-    classifier = PyTorchClassifier(model, F.cross_entropy, tuple(x.shape[1:]), 10, sgd(model), clip_values=(0, 1))
+    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, sgd(model), clip_values=(0, 1))
     trainer = AdversarialTrainerMadryPGD(
         classifier, nb_epochs=1, batch_size=len(x), eps=eps, eps_step=eps / 4, max_iter=STEPS, num_random_init=1
     )

@@ -76,7 +76,13 @@ def _run(name: str, arguments: list[str]) -> int:
         return _fail(str(error))
     except RuntimeError as error:
         from sparring.engine.job import DivergedError, InterruptedRunError
+        from sparring.engine.machines import LostProcessError
+        from sparring.engine.rank import first
 
+        if isinstance(error, LostProcessError):
+            return _fail(str(error), code=1)
+        if isinstance(error, InterruptedRunError | DivergedError) and not first():
+            return 0  # all processes stop at the same step: the first one says why
         if isinstance(error, InterruptedRunError):
             print(error, file=sys.stderr)
             return 128 + error.signal
@@ -94,4 +100,8 @@ def _fail(message: str, code: int = 2) -> int:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    from sparring.engine.rank import first
+
+    if not first():
+        return
     print(f"warning: {message}", file=sys.stderr)

@@ -21,7 +21,7 @@ from sparring.evaluation.exploit import Challenge, exploit
 from sparring.evaluation.interval import accuracy
 from sparring.evaluation.outside import outside
 from sparring.evaluation.shift import shift
-from sparring.evaluation.subject import Subject, subject
+from sparring.evaluation.subject import Subject, Team, subject
 from sparring.evaluation.temperature import calibrated
 
 NEVER_SEEN = (("digits", "mnist"), ("mnist", "fashion-mnist"), ("cifar10", "cifar100"), ("cifar100", "cifar10"))
@@ -39,6 +39,7 @@ class Inputs:
         seed: of every draw.
         batch_size: examples at a time.
         advance: told of every stage.
+        team: the processes that share the work; None is this one alone.
     """
 
     target: Target
@@ -48,6 +49,7 @@ class Inputs:
     seed: int
     batch_size: int
     advance: Advance
+    team: Team | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -55,7 +57,7 @@ class Inputs:
 
     def subject(self, x: Tensor, y: Tensor) -> Subject:
         """The model with other examples."""
-        return subject(self.model, (x, y), batch_size=self.batch_size)
+        return subject(self.model, (x, y), batch_size=self.batch_size, team=self.team)
 
 
 def corrupted(inputs: Inputs, reference: Path | None) -> dict[str, Any]:

@@ -108,7 +108,6 @@ def run(arguments: Sequence[str]) -> int:
         folder = team.broadcast(None if target is None else target.folder)
         target = target or _same(folder, flags, command)
         result, extra = evaluate_target(target, flags, command, team)
-        team.close()
     if not team.first:
         return 0
     if flags.json:

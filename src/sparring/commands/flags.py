@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from sparring.engine.rank import first
+
 RUNS = Path("runs")
 """Where new run folders go."""
 
@@ -55,5 +57,7 @@ def new_folder(stem: str) -> Path:
 
 
 def say(text: str) -> None:
-    """A line for the person watching, on stderr: stdout is for results."""
+    """A line for the person watching, on stderr: stdout is for results. Of several processes the first one speaks."""
+    if not first():
+        return
     print(text, file=sys.stderr, flush=True)

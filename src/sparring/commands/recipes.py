@@ -3,6 +3,7 @@
 Any flag overrides its part. From Python nothing is guessed: `Config` and `Training` have one default each.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -40,7 +41,10 @@ def starting_point(config: Any, training: Training, arguments: Sequence[str]) ->
     radii = customary(data)
     fields = {"eps": radii.get("linf" if config.threat == "union" else config.threat, config.eps)}
     fields |= {f"eps_{norm}": eps for norm, eps in radii.items() if hasattr(config, f"eps_{norm}")}  # a union's others
-    return replace(config, **fields), dict(RECIPES).get(data, training)
+    recipe = dict(RECIPES).get(data, training)
+    if replays := getattr(config, "replays", 0):  # each epoch is that many passes
+        recipe = replace(recipe, epochs=math.ceil(recipe.epochs / replays))
+    return replace(config, **fields), recipe
 
 
 def _value(arguments: Sequence[str], flag: str, default: str) -> str:

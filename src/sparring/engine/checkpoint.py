@@ -52,7 +52,12 @@ def load_weights(path: Path, model: nn.Module) -> None:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}). Pickled weights are not read."
         ) from error
-    own = model.state_dict()
+    check_fit(path, state, model.state_dict())
+    model.load_state_dict(state)
+
+
+def check_fit(path: Path, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raises CheckpointError naming the tensors of a file that do not fit a model's own state dict."""
     wrong = [f"{name} is not in the model" for name in state if name not in own]
     wrong += [f"{name} is not in the file" for name in own if name not in state]
     wrong += [
@@ -63,7 +68,6 @@ def load_weights(path: Path, model: nn.Module) -> None:
     if wrong:
         shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise CheckpointError(f"{path} does not fit the model: {shown}.")
-    model.load_state_dict(state)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -1,13 +1,20 @@
 """What a round of a game costs, as a multiple of a round of standard training: a ratio measured within one run."""
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from sparring.core.game import Batch, Game, play
+from sparring.core.schedule import Progress
+from sparring.core.tools import Tools
+from sparring.engine.fast import Choice, dress
+from sparring.engine.job import Job
 
 
 def step_ratio(
@@ -39,6 +46,29 @@ def step_ratio(
         "step_ratio_high": max(ratios),
         "step_ratio_n": len(ratios),
     }
+
+
+def price(job: Job, model: nn.Module, choice: Choice, batch: Batch, rng: torch.Generator) -> dict[str, Any]:
+    """`step_ratio` of a job's own game, weight-space adversary included, and its baseline, both computed as chosen.
+
+    Args:
+        job: whose game it is.
+        model: copied, and left as it is.
+        choice: of `sparring.engine.fast`.
+        batch: played in every round.
+        rng: of the games.
+    """
+
+    def scratch() -> tuple[nn.Module, Tools]:
+        played, view = dress(copy.deepcopy(model), choice, batch[0])
+        return played, Tools(rng=rng, view=view)
+
+    def ours() -> Game:
+        played, tools = scratch()
+        tools = replace(tools, perturbation=job.training.make_perturbation(Progress()))
+        return job.system.game(job.config, model=played, tools=tools)
+
+    return step_ratio(ours, lambda: job.baseline(*scratch()), batch)
 
 
 def _round(game: Game, batch: Batch) -> float:

@@ -11,7 +11,8 @@ from torch import nn
 from sparring.core.game import Game
 from sparring.core.tools import Tools
 from sparring.engine import record
-from sparring.engine.stream import Augment, Source
+from sparring.engine.labels import Blend
+from sparring.engine.stream import Augment, Extra, Source
 from sparring.engine.system import System
 from sparring.engine.training import Training
 
@@ -39,6 +40,8 @@ class Job:
         data: the data set as the record names it; `source` holds its training examples.
         model: the model as the record names it; `make_model` builds it.
         augment: `(x, rng) -> x`, or None.
+        blend: `(x, y, rng) -> (x, y)` after it: mixed and smoothed labels; or None.
+        extra: a second source of examples that every batch has a share of; or None.
         baseline: makes the standard-training game over a model and tools, for the price of a step.
         command: what the user typed.
         circumstance: what else the record keeps, without being part of what makes two runs the same.
@@ -54,6 +57,8 @@ class Job:
     make_model: Callable[[], nn.Module]
     baseline: Callable[[nn.Module, Tools], Game]
     augment: Augment | None = None
+    blend: Blend | None = None
+    extra: Extra | None = None
     command: str = ""
     circumstance: record.Record = field(default_factory=dict)
 

@@ -17,11 +17,12 @@ class Display:
         total: steps of the whole run.
         done: steps done before (a resumed run).
         epochs: of the whole run.
+        silent: shows nothing: of several processes one is enough.
     """
 
-    def __init__(self, total: int, done: int, epochs: int) -> None:
-        self._epochs = epochs
-        self._live = sys.stderr.isatty()
+    def __init__(self, total: int, done: int, epochs: int, *, silent: bool = False) -> None:
+        self._epochs, self._silent = epochs, silent
+        self._live = sys.stderr.isatty() and not silent
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -66,14 +67,14 @@ class Display:
     def say(self, text: str) -> None:
         """What is done between the last epoch and the end."""
         self._bar.update(self._task, completed=self._done + self._steps, description=text)
-        if not self._live:
+        if not self._live and not self._silent:
             print(text, file=sys.stderr, flush=True)
 
     def epoch(self, entry: dict[str, Any]) -> None:
         """An epoch done, with its history entry."""
         clean, robust = entry["validation"]["clean"], entry["validation"]["robust"]
         self._accuracy = f"  clean {clean:.1%}  robust {robust:.1%}"
-        if not self._live:
+        if not self._live and not self._silent:
             print(
                 f"epoch {entry['epoch']}/{self._epochs}  loss {entry['loss']:.4f}{self._accuracy} "
                 f"of {entry['validation']['n']} held out  {entry['seconds']:.1f} s",

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from sparring.core.schedule import Progress
+from sparring.core.weights import Perturbation
 from sparring.engine.averaging import Average, Equal, Exponential
 
 
@@ -61,9 +63,20 @@ class Training:
     """gamma of awp (0.005 to 0.01 in its paper), rho of sam (0.05) and asam (0.5)."""
     perturb_warmup: float = 0.0
     """Share of training before the weight-space adversary begins, in [0, 1]."""
+    guard: Literal["off", "warn", "stop", "rollback"] = "stop"
+    """What to do when robust accuracy that was there is suddenly gone (catastrophic overfitting) or clean accuracy is:
+    say so, stop, or go back to the last sound state at half the learning rate, three times at most."""
+    guard_checks: int = 1
+    """How often an epoch the guard looks, with PGD-10 on at most 256 held-out examples."""
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch_size", 1), ("validation_steps", 1), ("examples", 0)):
+        for name, low in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("validation_steps", 1),
+            ("examples", 0),
+            ("guard_checks", 1),
+        ):
             _require(
                 self, name, isinstance(getattr(self, name), int) and getattr(self, name) >= low, f"an int >= {low}"
             )
@@ -85,6 +98,12 @@ class Training:
         return torch.optim.SGD(
             parameters, lr=self.learning_rate, momentum=0.9, nesterov=True, weight_decay=self.weight_decay
         )
+
+    def make_perturbation(self, progress: Progress) -> Perturbation | None:
+        """The weight-space adversary that learners train against as well; None where none is asked for."""
+        if self.perturb == "none":
+            return None
+        return Perturbation(self.perturb, self.perturb_size, start=lambda: progress() >= self.perturb_warmup)
 
     def make_average(self, model: nn.Module, epoch_steps: int) -> Average | None:
         """What averages this model's weights, over epochs of so many steps; None where none is asked for."""

@@ -20,7 +20,17 @@ BRAIN16 = Speed(channels_last=True, bfloat16=True, folded=True)
 
 
 def fastest(subject: Subject) -> nn.Module | None:
-    """The view whose forward and backward pass is fastest on this machine; None where the model itself is."""
+    """The view whose forward and backward pass is fastest on this machine; None where the model itself is. Of several
+    processes the first one measures for all."""
+    team = subject.team
+    if team is None or team.world == 1:
+        return _fastest(subject)
+    found = _fastest(subject) if team.rank == 0 else None
+    speed = team.broadcast(getattr(found, "speed", None))
+    return found if team.rank == 0 or speed is None else _try(subject, speed)
+
+
+def _fastest(subject: Subject) -> nn.Module | None:
     if not subject.differentiable or subject.x.dtype != torch.float32:
         return None
     best, time_to_beat = None, WORTH * seconds(subject.model, subject)

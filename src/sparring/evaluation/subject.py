@@ -5,9 +5,9 @@ passes. Here it becomes a frozen `[B, ...] -> [B, K]` classifier in float32, so 
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,29 @@ UNDERFLOW_SCALE = 2.0**10
 Say = Callable[[str], None]
 
 
+class Team(Protocol):
+    """The processes that evaluate together, as one of them sees them: each does every `world`-th chunk of the examples
+    and tells the others. All have to ask for the same things in the same order."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world(self) -> int: ...
+    def broadcast(self, thing: Any, source: int = 0) -> Any:
+        """What process `source` gave; tensors on the CPU."""
+        ...
+
+
+def in_turn(team: Team | None, count: int, do: Callable[[int], dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """`do(0) ... do(count - 1)`, each called by one process of the team and given to all."""
+    if team is None or team.world == 1:
+        yield from map(do, range(count))
+        return
+    mine = {i: {k: v.cpu() for k, v in do(i).items()} for i in range(team.rank, count, team.world)}
+    for i in range(count):
+        yield team.broadcast(mine.pop(i, None), i % team.world)
+
+
 @dataclass(frozen=True)
 class Subject:
     """A classifier and N examples.
@@ -35,6 +58,7 @@ class Subject:
         abstain: the class by which the model refuses to answer, or None.
         batch_size: examples at a time.
         differentiable: whether a gradient passes the model at all.
+        team: the processes that share the work; None is this one alone.
     """
 
     model: nn.Module
@@ -44,6 +68,7 @@ class Subject:
     abstain: int | None
     batch_size: int
     differentiable: bool
+    team: Team | None = None
 
     @property
     def classes(self) -> int:
@@ -61,8 +86,13 @@ class Subject:
 
     def predict(self, z: Tensor) -> Tensor:
         """Logits `[n, K]` in eval mode without gradients, `batch_size` at a time, fewer where memory ends."""
+        chunks = z.split(self.batch_size)
+
+        def answer(i: int) -> dict[str, Tensor]:
+            return {"logits": in_memory(lambda z, _: self.model(z), chunks[i])}
+
         with frozen(self.model), torch.no_grad():
-            return torch.cat([in_memory(lambda z, _: self.model(z), chunk) for chunk in z.split(self.batch_size)])
+            return torch.cat([part["logits"].to(z.device) for part in in_turn(self.team, len(chunks), answer)])
 
     def standing(self, z: Tensor, rows: Tensor) -> Tensor:
         """Whether the model withstands z for these examples `[n]`."""
@@ -83,6 +113,7 @@ def subject(
     high: float = 1.0,
     abstain: int | None = None,
     batch_size: int = 256,
+    team: Team | None = None,
 ) -> Subject:
     """The model and its examples, once they are what they have to be.
 
@@ -94,7 +125,7 @@ def subject(
     x, y = _gather(model, data)
     _check_inputs(x, low, high)
     model, differentiable = _uniform(model, x)
-    made = Subject(model, x, y, torch.empty(0, 0), abstain, batch_size, differentiable)
+    made = Subject(model, x, y, torch.empty(0, 0), abstain, batch_size, differentiable, team)
     logits = made.predict(x)
     if logits.dim() != 2 or len(logits) != len(y) or logits.shape[1] < 2:
         raise ValueError(
@@ -110,7 +141,7 @@ def subject(
             f"The 'abstain' parameter must be the index of an output (of {logits.shape[1]}) that is no label, with two "
             f"classes beside it. Got {abstain}."
         )
-    return Subject(model, x, y, logits, abstain, batch_size, differentiable)
+    return Subject(model, x, y, logits, abstain, batch_size, differentiable, team)
 
 
 def _warn(text: str) -> None:
