@@ -14,6 +14,7 @@ import torch
 
 import sparring
 from sparring.cli import main
+from sparring.systems import NAMES
 
 QUICK = ["--epochs", "1", "--examples", "64", "--validation-steps", "1", "--device", "cpu"]
 
@@ -68,7 +69,7 @@ def test_an_unusual_eps_gets_a_note(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["trian", "pgd-at"], "Got 'trian' instead. Did you mean 'train'?"),
         (["train", "pgdat"], "Got 'pgdat' instead. Did you mean 'pgd-at'?"),
-        (["train", "zzz"], "The system must be one of standard, pgd-at, mixed-at. Got 'zzz' instead."),
+        (["train", "zzz"], f"The system must be one of {', '.join(name for name, _ in NAMES)}. Got 'zzz' instead."),
         (["cite", "pgd"], "Did you mean 'pgd-at'?"),
         (["cite"], "cite needs one of"),
         (["evaluate"], "evaluate needs one run folder"),
