@@ -55,8 +55,8 @@ class Where:
     extra_share: float = 0.5
     """How much of every batch comes from the extra data, in [0, 1). An epoch stays one pass over the data itself."""
     model: str = "small-conv"
-    """small-conv, preact-resnet18, wrn-DEPTH-WIDTH, or package.module:factory, which is called with whichever of
-    shape=(C, H, W) and classes=K it takes."""
+    """small-conv, small-strided (for certificates), resnet18, preact-resnet18, wrn-DEPTH-WIDTH, or
+    package.module:factory, which is called with whichever of shape=(C, H, W) and classes=K it takes."""
     run: Path | None = None
     """The run folder; by default a new one under runs/, or the unfinished one that this same command left there."""
     seed: int = 0
