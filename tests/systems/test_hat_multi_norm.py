@@ -88,9 +88,9 @@ def test_one_step_of_hat_is_the_formula(beta: float, gamma: float) -> None:
         torch.testing.assert_close(got.detach(), wanted, **CLOSE)
 
 
-def test_helpers_lie_twice_as_far_out_and_inside_the_box() -> None:
+def test_helpers_lie_twice_as_far_out_also_outside_the_box() -> None:
     x, z = torch.tensor([[0.5, 0.9, 0.05]]), torch.tensor([[0.6, 1.0, 0.0]])
-    torch.testing.assert_close(hat.helpers(x, z), torch.tensor([[0.7, 1.0, 0.0]]))
+    torch.testing.assert_close(hat.helpers(x, z), torch.tensor([[0.7, 1.1, -0.05]]))
 
 
 @pytest.mark.parametrize("given", [True, False])

@@ -20,8 +20,8 @@ Reference
 Departs from the paper in
     There the standard network is trained beforehand and frozen. Here, unless a `helper` is given, it is a copy of the
     model as it was before training, and steps on each clean batch before it labels the helpers of that batch, with the
-    learning rate of the model and without gradient clipping or weight perturbation: its first labels are poor. x' is
-    cut to [0, 1], where the authors' code lets it leave. The attack's start and step size are as in `trades`.
+    learning rate of the model and without gradient clipping or weight perturbation: its first labels are poor. The
+    attack's start and step size are as in `trades`.
 Claim
     At the same attack, more clean accuracy than TRADES at about its worst-case accuracy. Measured: docs/results.md.
 """
@@ -81,8 +81,8 @@ class Config:
 
 
 def helpers(x: Tensor, z: Tensor) -> Tensor:
-    """x + 2 (z - x), cut to [0, 1]: as far beyond z as z is from x."""
-    return (2 * z - x).clamp(0, 1)
+    """x + 2 (z - x): as far beyond z as z is from x. It may leave the box of the images, as in the authors' code."""
+    return 2 * z - x
 
 
 def objective(beta: float, gamma: float) -> Payoff:
