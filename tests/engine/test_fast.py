@@ -104,6 +104,14 @@ def test_a_choice_survives_its_record() -> None:
     assert Choice.from_record(json.loads(json.dumps(choice.as_record()))) == choice
 
 
+def test_a_choice_says_what_it_is() -> None:
+    said = str(Choice(WHOLE, LAYOUT, "not compiled: RuntimeError: why"))
+    assert said == (
+        "computed: attack channels-last + bfloat16 + folded; learner channels-last; not compiled: RuntimeError: why"
+    )
+    assert str(Choice()) == "computed: attack as it is; learner as it is"
+
+
 def after(choice: Choice, rounds: int = 5) -> list[Tensor]:
     """Weights after a few rounds of PGD-AT that computes in this way."""
     model, data = network(), batch()

@@ -47,6 +47,10 @@ class Choice:
     learner: Speed = PLAIN
     note: str = ""
 
+    def __str__(self) -> str:
+        said = f"computed: attack {self.attack}; learner {self.learner}"
+        return f"{said}; {self.note}" if self.note else said
+
     def as_record(self) -> dict[str, Any]:
         """Plain data, for the run's record."""
         return asdict(self)

@@ -149,6 +149,7 @@ class _Run:
         self.tracker = tracking.tracker(told, self.folder, {key: self.record[key] for key in record.IDENTITY})
         try:
             with self.stop.listening(), Display(self.total, self.step, epochs, silent=not self.team.first) as display:
+                display.say(str(self.choice))
                 try:
                     while self.step < self.total and not self.halted:
                         self._epoch(display)
