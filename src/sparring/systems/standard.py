@@ -17,7 +17,7 @@ Reference
 Departs from the paper in
     Nothing: there is no method here.
 Claim
-    On the embedded digits, Linf eps 0.15, worst-case accuracy falls under 20 %.
+    On the embedded digits, Linf eps 0.15, worst-case accuracy falls to about a fifth.
 """
 
 from dataclasses import dataclass
