@@ -185,6 +185,7 @@ def test_a_second_signal_acts_at_once(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if self.training:
                 os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)  # two signals of a kind that wait for Python together are one
                 os.kill(os.getpid(), signal.SIGINT)
             return super().forward(x)
 
