@@ -23,6 +23,7 @@ from sparring.commands.train import Where, train_run
 from sparring.core.threat import ball
 from sparring.engine import checkpoint, record
 from sparring.engine.device import resolve
+from sparring.engine.job import BEST, LAST
 from sparring.engine.ledger import Ledger
 from sparring.engine.system import System
 from sparring.engine.training import Training
@@ -31,7 +32,6 @@ from sparring.evaluation.identity import Named, fingerprint
 from sparring.evaluation.subject import subject
 from sparring.evaluation.suite import SUITES
 
-BEST, LAST = "best.safetensors", "last.safetensors"
 PROBE_STEPS = 4
 """Steps of a run that prices a method: enough to say how long training will take, within a factor of two."""
 PROBES = 3

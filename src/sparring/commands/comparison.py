@@ -14,7 +14,6 @@ from sparring.commands.flags import RUNS, say
 from sparring.commands.recipes import starting_point
 from sparring.commands.train import Where
 from sparring.core.threat import ball
-from sparring.domains.image.data import customary
 from sparring.engine.system import Changes, Promise, Settings, System
 from sparring.evaluation.suite import SUITES
 from sparring.report.words import duration
@@ -25,7 +24,6 @@ MODELS = (("cifar10", "preact-resnet18"), ("cifar100", "preact-resnet18"))
 INNER: tuple[tuple[str, Changes], ...] = (("mnist", (("steps", 5), ("eps_warmup", 0.3))),)
 """What the recipe of a data set changes in the inner problem of every arm that has the field: at Linf 0.3 a warm-up
 keeps the first epochs from dying (docs/results.md)."""
-_RADII = (("eps", "linf"), ("eps_l2", "l2"), ("eps_l1", "l1"))
 ALIKE: Changes = (("precision", "32"), ("compile", "off"))
 """Both arms compute in the same way, whatever a stop-watch would have chosen for each."""
 
@@ -189,12 +187,8 @@ def _entrant(
     """A way to train, from the recipe of the data set, what the promise changes, what flags change for all arms, and
     what they change for this one."""
     default = system.config()
-    several = default.threat == "union"
-    threat = default.threat if several or flags.threat is None else flags.threat
+    threat = default.threat if default.threat == "union" or flags.threat is None else flags.threat
     config, training = starting_point(default, system.training, ["--data", settings.data, "--threat", threat])
-    if several:
-        radii = customary(settings.data)
-        config = replaced(config, tuple((f, radii[n]) for f, n in _RADII if n in radii))
     config = replaced(config, (*dict(INNER).get(settings.data, ()), *config_changes))
     if flags.eps is not None:
         config = replace(config, eps=flags.eps)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from sparring.core.payoff import hard
 from sparring.engine.job import BEST
 from sparring.engine.record import Record
 from sparring.engine.stream import Stream
@@ -11,7 +12,6 @@ def failure(what: str, step: int, stream: Stream) -> Record:
     """What broke at a step (from 0), and the batch it broke on, for the record."""
     epoch, index = divmod(step, stream.steps)
     x, y = stream.batch(epoch, index)
-    hard = y.argmax(1) if y.is_floating_point() else y
     return {
         "what": what,
         "step": step + 1,
@@ -21,7 +21,7 @@ def failure(what: str, step: int, stream: Stream) -> Record:
             "x_min": x.min().item(),
             "x_max": x.max().item(),
             "x_mean": x.mean().item(),
-            "labels": hard.bincount().tolist(),
+            "labels": hard(y).bincount().tolist(),
         },
     }
 
