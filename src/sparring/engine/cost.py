@@ -72,10 +72,13 @@ def price(job: Job, model: nn.Module, choice: Choice, batch: Batch, rng: torch.G
 
 
 def _round(game: Game, batch: Batch) -> float:
-    start = time.perf_counter()
+    """Seconds of a round: of the processor, which neighbours on the machine do not lengthen, or of the clock where a
+    device does the work."""
+    now = time.process_time if torch.as_tensor(batch[0]).device.type == "cpu" else time.perf_counter
+    start = now()
     for metrics in play(game, [batch]):
         metrics["loss"].item()  # waits for the device
-    return time.perf_counter() - start
+    return now() - start
 
 
 def head(batch: Batch, count: int = 64) -> Batch:
