@@ -70,7 +70,8 @@ def layer_of(model: nn.Module, name: str) -> nn.Module:
     if not name or name not in modules:
         known = ", ".join(each for each in modules if each)
         raise ValueError(f"The 'layer' parameter must be the name of a module: {known}. Got {name!r} instead.")
-    return modules[name]
+    layer: nn.Module = modules[name]
+    return layer
 
 
 def grad_cam(
