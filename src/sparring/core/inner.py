@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sparring.core.attack import Attack
 from sparring.core.game import Adversary, Batch, Payoff
 from sparring.core.pgd import fgsm, pgd
-from sparring.core.players import Attacker, Curriculum, Descent
+from sparring.core.players import Attacker, Curriculum, Descent, Objective
 from sparring.core.schedule import ramp
 from sparring.core.threat import Threat, ball
 from sparring.core.tools import Tools
@@ -54,7 +54,7 @@ def check(problem: InnerProblem) -> None:
             raise ValueError(f"The {name!r} parameter must be a number in the range [0, 1]. Got {value!r} instead.")
 
 
-def descent(model: nn.Module, optimizer: torch.optim.Optimizer, objective: Payoff, tools: Tools) -> Descent:
+def descent(model: nn.Module, optimizer: torch.optim.Optimizer, objective: Objective, tools: Tools) -> Descent:
     """A learner with everything that the engine hands in: mixed precision, clipping, the weight-space adversary."""
     return Descent(
         model, optimizer, objective, backward=tools.backward, clip=tools.clip, perturbation=tools.perturbation

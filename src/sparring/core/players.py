@@ -17,6 +17,9 @@ from sparring.core.gradient import View, frozen
 from sparring.core.threat import Threat
 from sparring.core.weights import Perturbation
 
+Objective = Callable[[nn.Module, Move, Batch], Tensor | tuple[Tensor, Metrics]]
+"""What a learner descends: a number per example `[B]`, and with it, if it likes, scalars that tell of the round."""
+
 
 class Descent:
     """A learner: one optimiser step per round on the mean of a per-example objective.
@@ -25,6 +28,7 @@ class Descent:
         model: trained in train mode.
         optimizer: over the model's parameters.
         objective: `(model, move, batch) -> [B]`, what this player descends; often the payoff, sometimes a surrogate.
+            Where it answers with `([B], metrics)`, the metrics are reported beside the loss.
         backward: how to differentiate the reduced loss; an engine hands in its own.
         clip: called between backward and step, for example to clip gradients.
         perturbation: a weight-space adversary (AWP, SAM): the gradient is taken where it has moved the weights to.
@@ -34,7 +38,7 @@ class Descent:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        objective: Payoff,
+        objective: Objective,
         *,
         backward: Callable[[Tensor], object] = torch.Tensor.backward,
         clip: Callable[[], object] | None = None,
@@ -49,9 +53,13 @@ class Descent:
 
     def update(self, move: Move, batch: Batch) -> Metrics:
         self.model.train()
+        told: Metrics = {}
 
         def differentiate() -> Tensor:
-            loss = self.objective(self.model, move, batch).mean()
+            answer = self.objective(self.model, move, batch)
+            losses, metrics = (answer, {}) if isinstance(answer, Tensor) else answer
+            told.update(metrics)
+            loss = losses.mean()
             self.optimizer.zero_grad(set_to_none=True)
             self.backward(loss)
             return loss
@@ -60,7 +68,7 @@ class Descent:
         if self.clip is not None:
             self.clip()
         self.optimizer.step()
-        return {"loss": loss.detach()}
+        return {"loss": loss.detach(), **{name: value.detach() for name, value in told.items()}}
 
 
 def first(batch: Batch) -> Tensor:

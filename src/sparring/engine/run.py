@@ -31,6 +31,7 @@ from sparring.engine.progress import Display
 from sparring.engine.rank import first, torchrun
 from sparring.engine.signals import Stop
 from sparring.engine.stream import Stream, hold_out
+from sparring.engine.totals import Totals
 from sparring.engine.validation import validate
 
 
@@ -135,7 +136,7 @@ class _Run:
         self.guard = Guard(job.source, self.held_out, threat, seed=job.seed, device=device, policy=policy)
         self.halted = False
         self.step, self.seconds = 0, 0.0
-        self.epoch_loss, self.epoch_seconds = torch.zeros((), device=device), 0.0
+        self.totals, self.epoch_seconds = Totals(device), 0.0
         self.stop = Stop()
         self.record.update(record.environment(device))
         self.record["hardware"] |= {"processes": team.world, "sharded": machines.sharded}
@@ -196,7 +197,7 @@ class _Run:
             self.step += 1
             loss = metrics["loss"]
             recent.append(loss)
-            self.epoch_loss += loss if alone else loss * self.share.weight
+            self.totals.add(metrics, 1.0 if alone else self.share.weight)
             if self.average is not None:
                 self.average.update(self.model, self.step)
             self._tune()
@@ -229,7 +230,7 @@ class _Run:
         verdict = guard.check(self.model, self.step, team=self.team, lockstep=self.machines.sharded)
         average = None if self.average is None else self.average.state_dict()
         rest: dict[str, Any] = {
-            "epoch_loss": self.epoch_loss,
+            "totals": self.totals.copy(),
             "average": average,
             "players": [p.state_dict() for p in self.players],
         }
@@ -239,7 +240,9 @@ class _Run:
         elif action == "rollback":
             self.step, rest = guard.roll_back(self.model, self.optimizer)
             self.record["history"] = self.record["history"][: self.step // self.stream.steps]
-            self.epoch_loss = rest["epoch_loss"] if self.step % self.stream.steps else torch.zeros_like(self.epoch_loss)
+            self.totals.clear()
+            if self.step % self.stream.steps:
+                self.totals.load(rest["totals"])
             self._reseed()
         if action in ("stop", "rollback"):
             if self.average is not None:
@@ -282,12 +285,14 @@ class _Run:
             team=self.team,
             lockstep=self.machines.sharded,
         )
+        told = self.totals.means(self.team, self.stream.steps)
         entry = {
             "epoch": epoch + 1,
-            "loss": self.team.sum(self.epoch_loss).item() / self.stream.steps,
+            "loss": told.pop("loss"),
             "learning_rate": self._rate(self.step - 1),
             "seconds": self.epoch_seconds,
             "validation": accuracy,
+            **({"metrics": told} if told else {}),
         }
         self.record["history"].append(entry)
         best = self.record.get("best")
@@ -295,7 +300,8 @@ class _Run:
             self.record["best"] = {"epoch": epoch + 1, "clean": accuracy["clean"], "robust": accuracy["robust"]}
             self._keep(BEST)
         self.seconds += self.epoch_seconds
-        self.epoch_loss, self.epoch_seconds = torch.zeros_like(self.epoch_loss), 0.0
+        self.totals.clear()
+        self.epoch_seconds = 0.0
         self._save()
         self._write()
         display.epoch(entry)
@@ -344,7 +350,7 @@ class _Run:
             "step": self.step,
             "seconds": self.seconds,
             "epoch_seconds": self.epoch_seconds,
-            "epoch_loss": self.team.sum(self.epoch_loss),
+            "totals": self.totals.state(self.team),
             "history": self.record["history"],
             "best": self.record.get("best"),
             "model": self.model.state_dict(),
@@ -376,7 +382,7 @@ class _Run:
                 player.load_state_dict(kept)
         self.step, self.seconds, self.epoch_seconds = state["step"], state["seconds"], state["epoch_seconds"]
         if self.team.first:  # the sum over all processes: it is one of them who has it from here on
-            self.epoch_loss = state["epoch_loss"].to(self.team.device)
+            self.totals.load(state["totals"])
         self.record["history"] = state["history"]
         self.record.pop("failure", None)
         if state["best"] is not None:

@@ -22,6 +22,8 @@ NAMES = (
     ("hat", "TRADES with helper examples labelled by a standard network (Rade & Moosavi-Dezfooli 2022)"),
     ("multi-norm", "train against Linf, L2 and L1 balls at once (Tramer & Boneh 2019; Maini et al. 2020)"),
     ("interval", "train on a bound of the worst loss: robustness that can be certified (Gowal et al. 2018)"),
+    ("saliency-guided", "mask the least salient input, keep the answer (Ismail et al. 2021; Guesmi et al. 2024)"),
+    ("s2o", "adversarial training that keeps second-order statistics of the weights small (Jin et al. 2022, 2025)"),
 )
 
 

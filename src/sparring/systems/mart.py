@@ -81,13 +81,17 @@ def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(logits, y) - (1 + ROOM - rival).log()
 
 
+def doubtful_divergence(attacked: Tensor, clean: Tensor, y: Tensor) -> Tensor:
+    """KL(p(x) || p(z)) (1 - p_y(x)), `[B]`, of the logits at z and at x: what is sure when clean may move freely."""
+    return kl(attacked, clean) * (1 - (-cross_entropy(clean, hard(y))).exp())
+
+
 def objective(weight: float) -> Payoff:
     """BCE(p(z), y) + weight KL(p(x) || p(z)) (1 - p_y(x)), per example, with gradient through all of it."""
 
     def aware(model: nn.Module, z: Tensor, batch: Batch) -> Tensor:
         clean, attacked = model(batch[0]), model(z)
-        doubt = 1 - (-cross_entropy(clean, hard(batch[1]))).exp()
-        return boosted_cross_entropy(attacked, batch[1]) + weight * kl(attacked, clean) * doubt
+        return boosted_cross_entropy(attacked, batch[1]) + weight * doubtful_divergence(attacked, clean, batch[1])
 
     return aware
 
