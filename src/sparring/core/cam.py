@@ -65,12 +65,16 @@ def last_map(model: nn.Module, x: Tensor) -> str:
 
 
 def layer_of(model: nn.Module, name: str) -> nn.Module:
-    """The module of this name. Raises ValueError, with the names there are, where it has none."""
+    """The module of this name, or the one whose name ends in it where the model is wrapped (DDP, a view).
+
+    Raises ValueError, with the names there are, where it has none.
+    """
     modules = dict(model.named_modules())
-    if not name or name not in modules:
+    found = [each for each in modules if each == name] or [each for each in modules if each.endswith(f".{name}")]
+    if not name or len(found) != 1:
         known = ", ".join(each for each in modules if each)
         raise ValueError(f"The 'layer' parameter must be the name of a module: {known}. Got {name!r} instead.")
-    layer: nn.Module = modules[name]
+    layer: nn.Module = modules[found[0]]
     return layer
 
 
@@ -114,7 +118,8 @@ def grad_cam(
     with torch.enable_grad():
         score = logits.gather(1, target[:, None]).sum()
         (slope,) = torch.autograd.grad(score, activation, create_graph=create_graph, retain_graph=True)
-        cam = F.relu((slope.mean((2, 3), keepdim=True) * activation).sum(1))
+        wide = torch.promote_types(activation.dtype, torch.float32)
+        cam = F.relu((slope.to(wide).mean((2, 3), keepdim=True) * activation.to(wide)).sum(1))
     return logits, cam if create_graph else cam.detach()
 
 

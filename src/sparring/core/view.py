@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from sparring.core.gradient import View
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -156,6 +158,17 @@ class Compiled(nn.Module):
                 self.failure = error
         answer: Tensor = self.module(z)
         return answer
+
+
+def eager(view: View) -> View:
+    """The same view without its compilation, for an attack that looks at what happens inside the model."""
+
+    @contextmanager
+    def uncompiled(model: nn.Module) -> Iterator[nn.Module]:
+        with view(model) as seen:
+            yield seen.module if isinstance(seen, Compiled) else seen
+
+    return uncompiled
 
 
 class Pool(nn.Module):

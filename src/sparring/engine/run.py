@@ -96,7 +96,8 @@ class _Run:
                 for rows, count in ((train_rows, training.examples), (self.held_out, held_out))
             )
         self.stream = Stream(
-            job.source, train_rows, training.batch_size, job.seed, self.rng, job.augment, job.blend, job.extra
+            *(job.source, train_rows, training.batch_size, job.seed, self.rng, job.augment, job.blend, job.extra),
+            masks=job.system.masks(job.config),
         )
         self.total = training.epochs * self.stream.steps
         self.share = parallel.Share(team, job.seed)
@@ -300,8 +301,7 @@ class _Run:
             self.record["best"] = {"epoch": epoch + 1, "clean": accuracy["clean"], "robust": accuracy["robust"]}
             self._keep(BEST)
         self.seconds += self.epoch_seconds
-        self.totals.clear()
-        self.epoch_seconds = 0.0
+        self.totals, self.epoch_seconds = Totals(self.team.device), 0.0
         self._save()
         self._write()
         display.epoch(entry)

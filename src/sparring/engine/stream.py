@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,15 @@ class Source(Protocol):
     def __len__(self) -> int: ...
     def take(self, rows: Tensor, /) -> tuple[Tensor, Tensor]:
         """The examples at these indices: x float32 and y int64."""
+        ...
+
+
+@runtime_checkable
+class Masked(Source, Protocol):
+    """A source that may know where in its images the object is."""
+
+    def masks_of(self, rows: Tensor, /) -> Tensor | None:
+        """The foreground of these images, bool `[n, H, W]`; None where nobody marked it."""
         ...
 
 
@@ -66,11 +75,13 @@ class Stream:
         rng: the generator that the game draws from, on the device.
         augment: `(x, rng) -> x`, or None.
         blend: `(x, y, rng) -> (x, y)` after it, or None: mixes examples, softens labels.
+        masks: deal `(x, y, masks)`, masks bool `[B, H, W]`. Nothing may then move or mix the images.
         extra: examples beside the original ones, or None. A full batch is B - round(share B) original examples
             followed by round(share B) extra ones; the last one of an epoch keeps their ratio to the nearest example.
 
     Raises:
-        ValueError: where the extra share leaves no room for an original example.
+        ValueError: where the extra share leaves no room for an original example, or masks are asked for and the source
+            has none, or something would move or mix the images under them.
     """
 
     source: Source
@@ -81,6 +92,7 @@ class Stream:
     augment: Augment | None = None
     blend: Blend | None = None
     extra: Extra | None = None
+    masks: bool = False
 
     def __post_init__(self) -> None:
         if self.extra is not None and self._own < 1:
@@ -88,6 +100,15 @@ class Stream:
                 f"The 'share' parameter must leave one original example in a batch of {self.batch_size} at least. "
                 f"Got {self.extra.share!r} instead."
             )
+        if self.masks:
+            moved = [name for name in ("augment", "blend", "extra") if getattr(self, name) is not None]
+            if moved:
+                raise ValueError(f"With masks the batches must be as they are stored. Got {', '.join(moved)} as well.")
+            if not isinstance(self.source, Masked) or self.source.masks_of(self.rows[:1]) is None:
+                raise ValueError(
+                    "The data must say where the object is in each image (as digits-on-textures does) for masks that "
+                    "are given. This data has no masks."
+                )
 
     @property
     def steps(self) -> int:
@@ -119,6 +140,11 @@ class Stream:
         self.rng.manual_seed(derive(self.seed, "game", step))
         if self.augment is not None:
             x = self.augment(x, self.rng)
+        if self.masks:
+            assert isinstance(self.source, Masked)
+            masks = self.source.masks_of(rows)
+            assert masks is not None
+            return x, y, masks.to(x.device, non_blocking=True)
         return (x, y) if self.blend is None else self.blend(x, y, self.rng)
 
     @property

@@ -81,6 +81,7 @@ class System:
         training: the outer half's defaults.
         card: the method card, which is the docstring of the method's file.
         claim: what the method promises; `sparring reproduce NAME` puts it to the test.
+        masks: whether a configuration trains with foreground masks: its batches are `(x, y, masks)`.
     """
 
     name: str
@@ -91,3 +92,4 @@ class System:
     card: str
     training: Training = field(default_factory=Training)
     claim: Promise = Promise()
+    masks: Callable[[Any], bool] = lambda _: False
