@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 
+from sparring import systems
 from sparring.cli import main
 from sparring.commands import arms
 from sparring.commands.comparison import Flags, entrants_of, planned
 from sparring.commands.flags import parse
+from sparring.commands.measures import LOWER_IS_BETTER, MEASURES, measured
+from sparring.commands.reproduce import _credited
+from sparring.domains.image.data import customary
+from sparring.evaluation.claim import Verdict
 from sparring.systems import NAMES
 
 ONE = ["--seeds", "1", "--epochs", "2", "--examples", "64", "--n", "10", "--suite", "quick", "--device", "cpu"]
@@ -40,7 +45,7 @@ def priced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         arms.Entrant,
         "price",
-        lambda self, _: {"step_ratio": PRICES.get(self.system.name, 6.0), "seconds": 0.01, "rows": 1347},
+        lambda self, *_: {"step_ratio": PRICES.get(self.system.name, 6.0), "seconds": 0.01, "rows": 1347},
     )
 
 
@@ -130,11 +135,72 @@ def test_the_baseline_is_shared_and_the_last_checkpoint_is_judged_by_itself(
 @pytest.mark.parametrize("name", [name for name, _ in NAMES])
 def test_every_system_can_be_put_to_the_test(name: str, tmp_path: Path) -> None:
     plan = planned(flags(name, "--quick", "--arms", "equal-epochs"), "")
-    assert list(entrants_of(plan)) == ["baseline", "equal-epochs"]
-    assert plan.method.digest() != plan.baseline.digest()
-    assert plan.trial.eps[0] == plan.baseline.config.eps == plan.method.config.eps == 0.15
+    entrants = entrants_of(plan)
+    assert list(entrants)[:2] == ["baseline", "equal-epochs"]
+    assert list(entrants)[2:] == [f"control {label}" for label in plan.settings.controls or ()]
+    assert plan.promise.decisive in ("", *plan.controls)
+    assert len({entrant.digest() for entrant in entrants.values()}) == len(entrants)
+    eps = customary(plan.settings.data)["linf"]
+    assert {plan.trial.eps[0], *(entrant.config.eps for entrant in entrants.values())} == {eps}
     assert plan.trial.norms == (("linf", "l2", "l1") if name == "multi-norm" else ("linf",))
     assert plan.method.training.precision == plan.baseline.training.precision == "32"
+
+
+def test_controls_are_trained_compared_and_measured(priced: None, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = [*TINY, "--data", "digits", "--arms", "equal-epochs"]
+    found = answer(["s2o", *tiny, "--controls", "uniform", "trades", "trades-s2o"], capsys)
+    arms_of = {arm["role"]: arm for arm in found["arms"]}
+    assert list(arms_of) == ["baseline", "equal-epochs", "control uniform", "control trades", "control trades-s2o"]
+    assert arms_of["baseline"]["name"] == "PGD-AT"
+    assert arms_of["baseline"]["config"]["weight"] == 0
+    assert arms_of["control trades-s2o"]["against"] == "trades"
+    assert arms_of["control trades"]["against"] == "PGD-AT"
+    means = {role: arm["robust"]["mean"] for role, arm in arms_of.items()}
+    ahead = arms_of["control uniform"]["method_ahead"]
+    assert ahead["difference"] == pytest.approx(means["equal-epochs"] - means["control uniform"])
+    assert arms_of["control trades-s2o"]["effect"]["difference"] == pytest.approx(
+        means["control trades-s2o"] - means["control trades"]
+    )
+    assert found["effect"]["control"]["label"] == "uniform"
+    for arm in found["arms"]:
+        assert all("correlation" in point for curve in arm["curve"] for point in curve)
+        for name, row in arm["values"].items():
+            assert row["n"] == 2
+            assert row["better"] == ("lower" if name in LOWER_IS_BETTER else "higher")
+            assert ("difference" in row) == (arm["role"] != "baseline")
+    values = {role: arm["values"] for role, arm in arms_of.items()}
+    own, base = (values[role]["PGD-20 margin"] for role in ("equal-epochs", "baseline"))
+    assert own["difference"]["mean"] == pytest.approx(own["mean"] - base["mean"])
+    assert values["baseline"]["correlation clean"]["mean"] >= 1
+    assert main(["reproduce", "s2o", *tiny, "--controls", "uniform", "trades", "trades-s2o"]) == 0
+    said = capsys.readouterr().out
+    assert "ahead of uniform:" in said
+    assert "correlation clean (lower is better)" in said
+    assert answer(["s2o", *tiny, "--controls", "none"], capsys)["effect"].get("control") is None
+
+
+@pytest.mark.parametrize(
+    ("gain", "over_control", "said"),
+    [
+        ("supported", "supported", "supported"),
+        ("supported", "inconclusive", "inconclusive"),
+        ("supported", "not supported", "not supported"),
+        ("supported", None, "supported"),
+        ("inconclusive", "supported", "inconclusive"),
+        ("not supported", "supported", "not supported"),
+    ],
+)
+def test_a_gain_that_the_control_has_too_is_not_the_methods_own(gain: Any, over_control: Any, said: str) -> None:
+    assert _credited(Verdict(gain, {}), over_control and Verdict(over_control, {})) == said
+
+
+def test_an_unknown_control_or_measure_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="The 'controls' must be none, or of uniform, clean-ce"):
+        planned(flags("s2o", "--controls", "smooth"), "")
+    with pytest.raises(ValueError, match="A measure must be one of losses"):
+        measured(["loss"], None, None, None)  # type: ignore[arg-type]
+    for name, _ in NAMES:
+        assert set(systems.find(name).claim.measures) <= set(dict(MEASURES))
 
 
 def test_flags_reach_the_arm_they_are_for(priced: None) -> None:

@@ -17,7 +17,9 @@ from safetensors.torch import load
 from torch import Tensor
 
 from sparring.commands import evaluate
+from sparring.commands.beyond import Inputs
 from sparring.commands.flags import say
+from sparring.commands.measures import measured
 from sparring.commands.target import from_run
 from sparring.commands.train import Where, train_run
 from sparring.core.threat import ball
@@ -59,20 +61,26 @@ class Entrant:
             [self.system.name, asdict(self.config), asdict(self.training), where.data, where.size, where.model]
         )
 
-    def price(self, command: str) -> dict[str, float]:
+    def price(self, command: str, probes: int = PROBES) -> dict[str, float]:
         """What a step costs, from runs of a few steps that are thrown away; measured once, then read.
+
+        Args:
+            command: what the user typed.
+            probes: runs, of which the median counts; one is enough to say how long something will take.
 
         Returns:
             `{"step_ratio", "seconds", "rows"}`: a step in standard steps, timed in turn with them; seconds of a step,
             roughly; and the size of the training set.
         """
         short = replace(self.training, epochs=1, examples=PROBE_STEPS * self.training.batch_size, validation_steps=1)
-        file = self.root / self.system.name / f"cost-{self._stem()}-{replace(self, training=short).digest()}.json"
+        stem = f"{self._stem()}-{replace(self, training=short).digest()}"
+        file, better = (self.root / self.system.name / f"cost-{stem}{each}.json" for each in (f"-{probes}", ""))
+        file = better if probes == PROBES or better.exists() else file
         if file.exists():
             return dict(json.loads(file.read_text()))
         say(f"pricing a step of {self.system.name}")
         ratios, seconds = [], []
-        for _ in range(PROBES):
+        for _ in range(probes):
             with TemporaryDirectory() as place:
                 where = replace(self.where, run=Path(place) / "probe")
                 facts = record.read(train_run(self.system, self.config, short, where, command))
@@ -104,7 +112,8 @@ class Entrant:
 @dataclass(frozen=True)
 class Trial:
     """How every arm of a claim is judged: the same attacks in the same balls on the same test images. Of several balls
-    an image stands only if it stands in all: robust accuracy is that under their union."""
+    an image stands only if it stands in all: robust accuracy is that under their union. `measures` are what else is
+    measured of the best checkpoint, by name (`sparring.commands.measures`), in the first ball."""
 
     suite: str
     n: int
@@ -112,18 +121,21 @@ class Trial:
     eps: tuple[float, ...]
     device: str
     precision: str
+    measures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Judged:
     """One run on the test images, each tensor bool `[N]`: right when clean, and standing under attack, in the best and
-    in the last checkpoint; and which checks failed on the best."""
+    in the last checkpoint; which checks failed on the best; and what else was measured of it, by name, float: a value
+    for each image `[N]`, or one for the run `[]`."""
 
     clean: Tensor
     robust: Tensor
     clean_last: Tensor
     robust_last: Tensor
     doubts: tuple[str, ...]
+    values: dict[str, Tensor]
 
 
 def judge(folder: Path, trial: Trial, data_root: Path | None, command: str) -> Judged:
@@ -132,14 +144,16 @@ def judge(folder: Path, trial: Trial, data_root: Path | None, command: str) -> J
     The best checkpoint gets the whole evaluation, checks included, and it stands in the run's record; the last one
     only the attacks. Precision and device are circumstance: what is found is verified in float32.
     """
-    same = {name: value for name, value in asdict(trial).items() if name not in ("device", "precision")}
+    same = {name: value for name, value in asdict(trial).items() if name not in ("device", "precision", "measures")}
+    same |= {"measures": trial.measures} if trial.measures else {}
     file = folder / f"judged-{digest(same)}.json"
     if not file.exists():
         facts = {"trial": same, **_judge(folder, trial, data_root, command)}
         checkpoint.write(file, json.dumps(facts).encode())
     facts = json.loads(file.read_text())
     right = {name: torch.tensor([bit == "1" for bit in facts[name]]) for name in _TENSORS}
-    return Judged(**right, doubts=tuple(facts["doubts"]))
+    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in facts.get("values", {}).items()}
+    return Judged(**right, doubts=tuple(facts["doubts"]), values=values)
 
 
 _TENSORS = ("clean", "robust", "clean_last", "robust_last")
@@ -151,14 +165,21 @@ def _judge(folder: Path, trial: Trial, data_root: Path | None, command: str) -> 
     target = from_run(folder, model=None, weights="best", data_root=data_root)
     result, _ = evaluate.evaluate_target(target, asked, command)
     right = {"clean": result.outcomes["clean"], "robust": result.outcomes["union" if result.others else "worst"]}
+    rows = load((folder / evaluate.OUTCOMES).read_bytes())["rows"]
     if (folder / BEST).read_bytes() == (folder / LAST).read_bytes():
         right |= {"clean_last": right["clean"], "robust_last": right["robust"]}
     else:
-        rows = load((folder / evaluate.OUTCOMES).read_bytes())["rows"]
         right |= _last(folder, trial, data_root, rows)
     bits = {name: "".join("1" if bit else "0" for bit in right[name].tolist()) for name in _TENSORS}
     checks = [check for one in (result, *result.others) for check in one.checks]
-    return {**bits, "doubts": [check["name"] for check in checks if check["verdict"] == "fail"]}
+    doubts = [check["name"] for check in checks if check["verdict"] == "fail"]
+    if not trial.measures:
+        return {**bits, "doubts": doubts}
+    say(f"measuring {', '.join(trial.measures)}")
+    x, y = (part.to(resolve(trial.device)) for part in target.data.test.take(rows))
+    inputs = Inputs(target, x, y, result.z, 0, 256, lambda *_: None)
+    values = measured(trial.measures, inputs, rows, ball(trial.norms[0], trial.eps[0]))
+    return {**bits, "doubts": doubts, "values": {name: value.tolist() for name, value in values.items()}}
 
 
 def _last(folder: Path, trial: Trial, data_root: Path | None, rows: Tensor) -> dict[str, Tensor]:

@@ -1,13 +1,14 @@
 """The parts of an evaluation beyond the ball: corruptions, unseen threats, other data, temperature, explanations."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparring.commands.flags import say
 from sparring.commands.target import Target
 from sparring.core.payoff import margin
 from sparring.core.seeds import derive
@@ -40,6 +41,7 @@ class Inputs:
         batch_size: examples at a time.
         advance: told of every stage.
         team: the processes that share the work; None is this one alone.
+        rows: where x stands in the test set, on the CPU `[N]`; None where nobody knows.
     """
 
     target: Target
@@ -50,6 +52,7 @@ class Inputs:
     batch_size: int
     advance: Advance
     team: Team | None = None
+    rows: Tensor | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -134,8 +137,22 @@ def temperature_scaled(inputs: Inputs) -> dict[str, Any]:
 
 
 def explained(inputs: Inputs) -> Explanations:
-    """Saliency and integrated gradients, clean and attacked: how faithful, and how stable."""
-    return explanations(
+    """Saliency, integrated gradients and Grad-CAM, clean and attacked: how faithful, how stable, and, where the test
+    set has masks of the foreground, how much inside it. The maps' `rows` are rows of the test set, if those are known.
+    """
+    found = explanations(
         inputs.model, inputs.x, inputs.z, inputs.y,
-        seed=inputs.seed, batch_size=inputs.batch_size, advance=inputs.advance,
+        masks=_masks(inputs), seed=inputs.seed, batch_size=inputs.batch_size, advance=inputs.advance,
     )  # fmt: skip
+    for name, why in found.left_out.items():
+        say(f"no {name}: {why}")
+    if inputs.rows is None:
+        return found
+    return replace(found, maps={**found.maps, "rows": inputs.rows.cpu()[found.maps["rows"]]})
+
+
+def _masks(inputs: Inputs) -> Tensor | None:
+    """The foreground of each example, bool `[N, H, W]`, from a test set that has it."""
+    masks_of: Callable[[Tensor], Tensor | None] | None = getattr(inputs.target.data.test, "masks_of", None)
+    masks = None if masks_of is None or inputs.rows is None else masks_of(inputs.rows)
+    return None if masks is None else masks.to(inputs.x.device)

@@ -14,11 +14,13 @@ from sparring.commands.flags import RUNS, say
 from sparring.commands.recipes import starting_point
 from sparring.commands.train import Where
 from sparring.core.threat import ball
-from sparring.engine.system import Changes, Promise, Settings, System
+from sparring.engine.system import Changes, Control, Promise, Settings, System
 from sparring.evaluation.suite import SUITES
 from sparring.report.words import duration
 
 ARMS = ("equal-epochs", "equal-time")
+CONTROL = "control "
+"""What the role of a control begins with; its label follows."""
 MODELS = (("cifar10", "preact-resnet18"), ("cifar100", "preact-resnet18"))
 """The model of a data set, where it is not `small-conv`."""
 INNER: tuple[tuple[str, Changes], ...] = (("mnist", (("steps", 5), ("eps_warmup", 0.3))),)
@@ -53,8 +55,11 @@ class Flags:
     """Height and width that the images of a folder are brought to."""
     model: str | None = None
     """As for train; by default small-conv, and preact-resnet18 on CIFAR."""
-    arms: tuple[str, ...] = ARMS
+    arms: tuple[str, ...] | None = None
     """equal-epochs, equal-time, or both: how long the method trains. The promise says which of them decides."""
+    controls: tuple[str, ...] | None = None
+    """Further arms of the promise to train, by label; none leaves them out. By default all, with --quick the few that
+    the verdict needs."""
     seeds: int | None = None
     """Runs of each arm, from --seed on. One seed is always inconclusive."""
     epochs: int | None = None
@@ -106,6 +111,7 @@ class Plan:
     settings: Settings
     method: Entrant
     baseline: Entrant
+    controls: dict[str, Entrant]
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
     trial: Trial
@@ -126,7 +132,7 @@ def planned(flags: Flags, command: str) -> Plan:
         raise ValueError(
             f"The 'least_effect' parameter must be a number in the range (-1, 1). Got {flags.least_effect!r} instead."
         )
-    arms = tuple(part for words in flags.arms for part in words.split(",") if part)
+    arms = tuple(part for words in flags.arms or settings.arms for part in words.split(",") if part)
     for arm in arms or ("",):
         if arm not in ARMS:
             raise ValueError(f"The 'arms' parameter must be equal-epochs, equal-time or both. Got {arm!r} instead.")
@@ -143,15 +149,31 @@ def planned(flags: Flags, command: str) -> Plan:
             "--baseline NAME, --method key=value or --with key=value."
         )
     promise = _asked(promise, flags, arms, baseline.system.name)
-    known_only(flags.config, (method.config, baseline.config), "config")
+    controls = {
+        control.label: _entrant(systems.find(control.system), flags, settings, control.config, control.training, (), ())
+        for control in _controls(promise, flags, settings)
+    }
+    known_only(flags.config, (method.config, baseline.config, *(each.config for each in controls.values())), "config")
     norms, radii = _balls(method, baseline)
     n = settings.n // len(norms) if flags.quick and flags.n is None else settings.n  # quick stays quick in a union
-    trial = Trial(settings.suite, n, norms, radii, flags.device, flags.precision)
+    trial = Trial(settings.suite, n, norms, radii, flags.device, flags.precision, promise.measures)
     for norm, eps in zip(trial.norms, trial.eps, strict=True):
         dict(SUITES)[settings.suite](ball(norm, eps), 10)  # raises where the suite is not for this threat
     label = " ".join([flags.name, *flags.method, *flags.method_training])
     seeds = tuple(range(flags.seed, flags.seed + settings.seeds))
-    return Plan(label, promise, settings, method, baseline, arms, seeds, trial, command)
+    return Plan(label, promise, settings, method, baseline, controls, arms, seeds, trial, command)
+
+
+def _controls(promise: Promise, flags: Flags, settings: Settings) -> list[Control]:
+    """The further arms to train. Raises ValueError for a label that the promise does not have."""
+    known = [control.label for control in promise.controls]
+    asked = settings.controls if flags.controls is None else flags.controls
+    if asked is None:
+        return list(promise.controls)
+    for label in asked:
+        if label not in known and asked != ("none",):
+            raise ValueError(f"The 'controls' must be none, or of {', '.join(known) or 'none'}. Got {label!r} instead.")
+    return [control for control in promise.controls if control.label in asked]
 
 
 def _balls(method: Entrant, baseline: Entrant) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -214,7 +236,7 @@ def entrants_of(plan: Plan) -> dict[str, Entrant]:
             ours, theirs = (e.price(plan.command)["step_ratio"] for e in (plan.method, plan.baseline))
             scaled = max(1, round(epochs * theirs / ours))
         found[arm] = replace(plan.method, training=replace(plan.method.training, epochs=scaled))
-    return found
+    return found | {f"{CONTROL}{label}": entrant for label, entrant in plan.controls.items()}
 
 
 def announce(plan: Plan, entrants: dict[str, Entrant]) -> None:
@@ -230,7 +252,7 @@ def announce(plan: Plan, entrants: dict[str, Entrant]) -> None:
     ]
     passes = sum(challenge.forwards for suite in suites for challenge in suite.challenges)  # of what stands to the end
     for _, entrant in left:
-        outer, price = entrant.training, entrant.price(plan.command)
+        outer, price = entrant.training, entrant.price(plan.command, *(() if "equal-time" in plan.arms else (1,)))
         kept = outer.examples or price["rows"] * (1 - outer.validation)
         one = price["seconds"] / outer.batch_size / price["step_ratio"]  # seconds of a gradient on one image
         validation = kept * outer.validation * (outer.validation_steps + 1) * one

@@ -78,7 +78,7 @@ class Flags:
     outside: str | None = None
     """Also how well confidence tells the images of this other data set apart; auto picks one."""
     explain: bool = False
-    """Also saliency and integrated gradients, their faithfulness and their stability (needs the extra 'explain')."""
+    """Also saliency, integrated gradients and Grad-CAM, how faithful and how stable (needs the extra 'explain')."""
     surrogate: Path | None = None
     """Another run on the same data: checks that nothing transfers from it."""
     abstain: int | None = None
@@ -187,7 +187,8 @@ def evaluate_target(
             certify=flags.certify,
             team=shared,
         )
-        examples = Inputs(target, x.to(device), y.to(device), result.z, flags.seed, flags.batch_size, advance, shared)
+        attacked = (x.to(device), y.to(device), result.z)
+        examples = Inputs(target, *attacked, flags.seed, flags.batch_size, advance, shared, rows)
         extra = _beyond(examples, flags, writes=writes)
     if not writes:
         return result, extra

@@ -7,11 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparring.commands.arms import Entrant, Judged, digest, judge
-from sparring.commands.comparison import ARMS, Flags, Plan, announce, entrants_of, planned
+from sparring.commands.comparison import ARMS, CONTROL, Flags, Plan, announce, entrants_of, planned
 from sparring.commands.flags import parse, say
+from sparring.commands.measures import LOWER_IS_BETTER
 from sparring.engine import checkpoint, record
-from sparring.evaluation.claim import Arm, Claim, over_seeds, overfitting, verdict
+from sparring.evaluation.claim import Arm, Claim, Verdict, over_seeds, overfitting, paired, verdict
 from sparring.evaluation.claim_table import text
 
 
@@ -50,29 +53,72 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
 
 
 def _answer(plan: Plan, entrants: dict[str, Entrant], judged: dict[str, list[Judged]]) -> dict[str, Any]:
-    name_of = {"baseline": plan.baseline.system.name, **{arm: f"{plan.label}, {arm.replace('-', ' ')}" for arm in ARMS}}
-    measured = {role: _arm(name_of[role], plan.seeds, found, plan.promise.metric) for role, found in judged.items()}
+    p = plan.promise
+    name_of = {"baseline": p.baseline_label or plan.baseline.system.name}
+    name_of |= {arm: f"{plan.label}, {arm.replace('-', ' ')}" for arm in ARMS}
+    name_of |= {f"{CONTROL}{label}": label for label in plan.controls}
+    measured = {role: _arm(name_of[role], plan.seeds, found, p.metric) for role, found in judged.items()}
+
+    def against(role: str, other: str) -> Verdict:
+        first, second = measured[role], measured[other]
+        return verdict(Claim(first.name, p.question, first, second, p.metric, p.direction, p.least_effect))
+
     arms, answers = [], {}
+    other_of = {f"{CONTROL}{c.label}": f"{CONTROL}{c.against}" for c in p.controls if c.against}
     for role, entrant in entrants.items():
         row = {"name": name_of[role], "role": role, **_figures(entrant, plan.seeds, judged[role])}
+        row["values"] = _values(judged[role], judged["baseline"] if role != "baseline" else None)
         if role != "baseline":
-            p = plan.promise
-            claim = Claim(
-                plan.label, p.question, measured[role], measured["baseline"], p.metric, p.direction, p.least_effect
-            )
-            answers[role] = verdict(claim)
+            other = other_of.get(role, "baseline")
+            answers[role] = against(role, other if other in measured else "baseline")
             row |= {"verdict": answers[role].verdict, "effect": answers[role].effect}
+            row["against"] = name_of.get(other, name_of["baseline"])
+        if role.startswith(CONTROL):
+            row["method_ahead"] = against(p.arm, role).effect
         arms.append(row)
-    answer = answers[plan.promise.arm]
+    answer = answers[p.arm]
     trial = {"data": plan.settings.data, **asdict(plan.trial)}
-    effect = {"method": plan.label, "arm": plan.promise.arm, "trial": trial, **answer.effect}
+    effect = {"method": plan.label, "arm": p.arm, "trial": trial, **answer.effect}
+    credited = against(p.arm, f"{CONTROL}{p.decisive}") if p.decisive in plan.controls else None
+    if credited is not None:
+        effect["control"] = {"label": p.decisive, "verdict": credited.verdict, **credited.effect}
     return {
-        "verdict": answer.verdict,
+        "verdict": _credited(answer, credited),
         "effect": effect,
         "arms": arms,
         "seeds": list(plan.seeds),
         "command": plan.command,
     }
+
+
+def _credited(answer: Verdict, against_control: Verdict | None) -> str:
+    """A gain over the baseline is the method's own only where it beats the decisive control as well."""
+    if answer.verdict != "supported" or against_control is None:
+        return answer.verdict
+    return against_control.verdict
+
+
+def _values(found: Sequence[Judged], baseline: Sequence[Judged] | None) -> dict[str, Any]:
+    """What else was measured: over seeds, and how much more than the baseline with the interval of `claim.paired` where
+    there is a value for every image, else of the differences over seeds."""
+    rows = {}
+    for name in found[0].values:
+        each = [one.values[name] for one in found]
+        row: dict[str, Any] = {**over_seeds([one.nanmean().item() for one in each]), "better": _better(name)}
+        if baseline is not None and name in baseline[0].values:
+            others = [one.values[name] for one in baseline]
+            if each[0].dim() == 0:
+                row["difference"] = over_seeds([(a - b).item() for a, b in zip(each, others, strict=True)])
+            else:
+                there = ~torch.stack(each + others).isnan().any(0)
+                apart = paired(torch.stack(each)[:, there], torch.stack(others)[:, there])
+                row["difference"] = {"mean": apart["difference"], "low": apart["low"], "high": apart["high"]}
+        rows[name] = row
+    return rows
+
+
+def _better(name: str) -> str:
+    return "lower" if name in LOWER_IS_BETTER else "higher"
 
 
 def _arm(name: str, seeds: Sequence[int], found: Sequence[Judged], metric: str) -> Arm:
@@ -89,8 +135,8 @@ def _arm(name: str, seeds: Sequence[int], found: Sequence[Judged], metric: str) 
 
 
 def _figures(entrant: Entrant, seeds: Sequence[int], found: Sequence[Judged]) -> dict[str, Any]:
-    """What an arm's runs were and came to, over seeds; the curve is clean and robust validation accuracy along seconds
-    of training."""
+    """What an arm's runs were and came to, over seeds; the curve is clean and robust validation accuracy, and
+    what the learner told of itself, along seconds of training."""
     facts = [record.read(entrant.folder(seed)) for seed in seeds]
     values = {
         "clean": [one.clean.double().mean().item() for one in found],
@@ -120,7 +166,6 @@ def _curve(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for entry in history:
         seconds += entry["seconds"]
         accuracy = entry["validation"]
-        points.append(
-            {"epoch": entry["epoch"], "seconds": seconds, "clean": accuracy["clean"], "robust": accuracy["robust"]}
-        )
+        reached = {"clean": accuracy["clean"], "robust": accuracy["robust"], **entry.get("metrics", {})}
+        points.append({"epoch": entry["epoch"], "seconds": seconds, **reached})
     return points

@@ -24,6 +24,8 @@ class Settings:
         suite: attacks of the evaluation, as `sparring evaluate --suite` names them.
         examples: training images; 0 uses all.
         n: test images; 0 uses all.
+        arms: how long the method trains: with the baseline's epochs, with its seconds, or each.
+        controls: labels of the promise's controls to train as well; None is all of them.
     """
 
     data: str = "digits"
@@ -32,6 +34,26 @@ class Settings:
     suite: str = "standard"
     examples: int = 0
     n: int = 1000
+    arms: tuple[str, ...] = ("equal-epochs", "equal-time")
+    controls: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """A further way to train, which tells what the gain of a method is due to; with the baseline's epochs.
+
+    Args:
+        label: as a reader calls it.
+        system: its name.
+        config, training: fields that differ from the defaults.
+        against: label of the control that it is held against instead of the baseline.
+    """
+
+    label: str
+    system: str
+    config: Changes = ()
+    training: Changes = ()
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,11 @@ class Promise:
             standard training instead.
         config, training: fields of the method's configuration and training that differ from the defaults.
         baseline_config, baseline_training: the same of the baseline.
+        baseline_label: as a reader calls it; by default the system's name.
+        controls: further arms, each held against the baseline and the method against each.
+        decisive: label of the control that the method has to beat too: a gain that this control has as well is not the
+            method's own, and the promise is then not kept. Empty where there is none.
+        measures: what else is measured of every run, names of `sparring.commands.measures`.
         metric: a share in [0, 1]; "overfitting gap" is the best checkpoint's robust accuracy minus the last one's.
         direction: whether a higher or a lower metric is better.
         arm: the method with the baseline's epochs, or with as many as take the baseline's seconds.
@@ -60,6 +87,10 @@ class Promise:
     training: Changes = ()
     baseline_config: Changes = ()
     baseline_training: Changes = ()
+    baseline_label: str = ""
+    controls: tuple[Control, ...] = ()
+    decisive: str = ""
+    measures: tuple[str, ...] = ()
     metric: Literal["robust accuracy", "clean accuracy", "overfitting gap"] = "robust accuracy"
     direction: Literal["higher", "lower"] = "higher"
     arm: Literal["equal-epochs", "equal-time"] = "equal-time"

@@ -52,6 +52,8 @@ def text(claim: Figures) -> str:
         lines.append("  " + "  ".join(cells))
     lines.append("")
     for arm in claim["arms"][1:]:
+        if "method_ahead" in arm:
+            continue
         lines.append(f"  {arm['effect']['metric']}, {arm['role'].replace('-', ' ')}: {_points(arm['effect'])} points")
         for row in arm["effect"]["by_seed"]:
             test = f", p = {row['p']:.3f}" if "p" in row else ""
@@ -59,8 +61,38 @@ def text(claim: Figures) -> str:
         lines += [
             f"    doubtful, checks failed: {who} {', '.join(d)}" for who, d in arm["effect"]["doubts"].items() if d
         ]
+    lines += [*_controls(claim), *_measured(claim)]
     asked = f"least effect {100 * effect['least_effect']:+.1f} points, {effect['arm'].replace('-', ' ')}"
     return "\n".join([*lines, "", f"verdict: {claim['verdict']} ({asked})"])
+
+
+def _controls(claim: Figures) -> list[str]:
+    """How far the method is ahead of each control, and whether the decisive one has the gain as well."""
+    rows = [arm for arm in claim["arms"] if "method_ahead" in arm]
+    lines = [f"  ahead of {arm['name']}: {_points(arm['method_ahead'])} points" for arm in rows]
+    if control := claim["effect"].get("control"):
+        lines.append(f"  the gain is its own only where it beats {control['label']} too: {control['verdict']}")
+    return lines
+
+
+def _measured(claim: Figures) -> list[str]:
+    """What else was measured, a line for each figure and arm."""
+    lines = []
+    for name in claim["arms"][0].get("values", {}):
+        arms = [(arm["name"], arm["values"][name]) for arm in claim["arms"] if name in arm["values"]]
+        lines += ["", f"  {name} ({arms[0][1]['better']} is better)"]
+        width = max(len(each) for each, _ in arms)
+        lines += [f"    {each.ljust(width)}  {_value(row)}" for each, row in arms]
+    return lines
+
+
+def _value(row: Figures) -> str:
+    error, apart = row["standard_error"], row.get("difference")
+    own = f"{row['mean']:.3f}" + ("" if error is None else f" ({error:.3f})")
+    if apart is None:
+        return own
+    ends = "" if apart["low"] is None else f" ({apart['low']:+.3f} to {apart['high']:+.3f})"
+    return f"{own}, {apart['mean']:+.3f}{ends} of the baseline"
 
 
 def _row(arm: Figures) -> list[str]:

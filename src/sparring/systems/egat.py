@@ -56,13 +56,15 @@ from sparring.core.players import Nature, Objective
 from sparring.core.threat import Threat, ball
 from sparring.core.tools import Tools
 from sparring.core.view import eager
-from sparring.engine.system import System
+from sparring.engine.system import Control, Promise, Settings, System
 from sparring.engine.training import Training
 
 SHAPE = 0.2
 """Of the Beta distribution that examples are mixed by (DRE)."""
 SPARSITY, MIXED_LABELS = 0.5, 0.1
 """Weights beside the distance of mixed maps (DRE)."""
+DATA = "digits-on-textures"
+"""Where a feature that predicts the label in training predicts another one in the shifted test."""
 MASKS = ("none", "given", "learned")
 
 
@@ -247,4 +249,29 @@ SYSTEM = System(
 }""",
     card=__doc__,
     training=Training(),
+    claim=Promise(
+        question="At equal epochs, is it more robust than PGD-AT, and than the same losses without explanations?",
+        controls=(
+            Control("no-explanations", "mixed-at"),
+            Control("standard", "standard"),
+            Control("dre", "egat", (("adversarial", 0.0), ("mix", 1.0))),
+            Control("saliency-guided", "saliency-guided", (("adversarial", 0.0),)),
+            Control("asgt", "saliency-guided"),
+            Control("trades", "trades"),
+            Control("egat-masks", "egat", (("mask", "given"),)),
+        ),
+        decisive="no-explanations",
+        measures=("shifted", "explanations"),
+        arm="equal-epochs",
+        quick=Settings(
+            data=DATA,
+            epochs=8,
+            seeds=3,
+            suite="quick",
+            n=200,
+            arms=("equal-epochs",),
+            controls=("no-explanations",),
+        ),
+        full=Settings(data=DATA, arms=("equal-epochs",)),
+    ),
 )
