@@ -28,6 +28,7 @@ from sparring.evaluation.faithfulness import (
 from sparring.evaluation.saliency import (
     cosine,
     energy_inside,
+    grad_cam,
     gradient,
     integrated_gradients,
     pointing,
@@ -35,8 +36,9 @@ from sparring.evaluation.saliency import (
     spearman,
     top_intersection,
 )
+from sparring.evaluation.ssim import ssim
 
-METHODS = (gradient, integrated_gradients)
+METHODS = (gradient, integrated_gradients, grad_cam)
 
 
 def images(count: int = 6, channels: int = 3, side: int = 5, seed: int = 0) -> Tensor:
@@ -166,7 +168,7 @@ def test_the_model_and_the_inputs_are_left_as_they_were() -> None:
     assert needs.grad is None
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [gradient, integrated_gradients])
 def test_without_captum_the_error_says_what_to_install(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
@@ -348,6 +350,8 @@ def test_energy_and_pointing_by_hand() -> None:
 
 # The whole
 
+LIKENESS = (("cosine", cosine), ("spearman", spearman), ("top-10%", top_intersection))
+
 
 def constant(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     return torch.full_like(x, 0.7)
@@ -425,7 +429,8 @@ def test_only_what_was_attacked_is_explained_and_counted(known: Explanations) ->
     assert found.right["clean"]["accuracy"] == 1
     assert found.right["attacked"]["accuracy"] == pytest.approx(1 - found.flipped["mean"])
     shown = found.maps
-    assert set(shown) == {"x", "z", "y", "constant/clean", "constant/attacked"}
+    whole = {"x", "z", "y", "rows", "prediction/clean", "prediction/attacked"}
+    assert set(shown) == whole | {"constant/clean", "constant/attacked"}
     assert {len(value) for value in shown.values()} == {6}
     assert (shown["x"] != shown["z"]).any(1).all()
     drawn = [next(i for i in range(60) if torch.equal(x[i], row)) for row in shown["x"]]
@@ -490,7 +495,7 @@ def test_every_example_meets_its_own_mask_and_another_examples_map(rng: torch.Ge
             energy = report["concentration"][state]["energy"]
             assert energy["mean"] == pytest.approx(energy_inside(maps, masks[drawn]).mean().item())
             assert energy["control"]["mean"] == pytest.approx(masks[drawn].double().mean().item())
-        for kind, alike in (("cosine", cosine), ("spearman", spearman), ("top-10%", top_intersection)):
+        for kind, alike in (*LIKENESS, ("ssim", ssim)):
             figure = report["stability"]["as_shown"][kind]
             assert figure["mean"] == pytest.approx(alike(clean, attacked).mean().item())
             assert figure["control"]["mean"] == pytest.approx(alike(clean, clean.roll(1, 0)).mean().item())

@@ -166,7 +166,9 @@ def test_the_public_names_exist():
 
     assert all(hasattr(image, name) for name in image.__all__)
     assert sorted(image.__all__, key=str.lower) == sorted(set(image.__all__), key=str.lower)
-    assert NAMES == ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
+    tinted = tuple(f"cifar10-tinted-{k}" for k in range(4))
+    published = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
+    assert (*published, "digits-on-textures", "mnist-on-textures", *tinted) == NAMES
 
 
 @pytest.mark.skipif(not Path(DATA, "mnist").is_dir() or not DATA, reason="SPARRING_DATA has no mnist")

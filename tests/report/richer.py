@@ -22,7 +22,7 @@ CHECKS = (
     "deterministic", "gradient-alive", "finite-differences", "random-noise", "restarts", "losses-agree", "black-box",
 )  # fmt: skip
 CORRUPTIONS = ("gaussian_noise", "fog", "jpeg")
-METHODS = ("gradient", "integrated-gradients")
+METHODS = ("gradient", "integrated-gradients", "grad-cam")
 
 
 def figure(mean: float, width: float = 0.02, n: int = 100) -> Record:
@@ -115,10 +115,10 @@ def explanations(cosine: float, advantage: float, *, faithful: bool = True) -> R
         return {**dict.fromkeys(names, one), "faithful": faithful}
 
     alike = {**figure(cosine), "control": figure(0.1), "advantage": figure(0.4), "beats_control": True}
-    senses = dict.fromkeys(("same_class", "as_shown"), dict.fromkeys(("cosine", "spearman", "top-10%"), alike))
+    senses = dict.fromkeys(("same_class", "as_shown"), dict.fromkeys(("cosine", "spearman", "top-10%", "ssim"), alike))
     method = {"clean": measured(), "attacked": measured(), "stability": {**senses, "faithful": faithful}}
     method["concentration"] = None
-    return {"n": 100, "flipped": figure(0.5), "methods": dict.fromkeys(METHODS, method)}
+    return {"n": 100, "flipped": figure(0.5), "methods": dict.fromkeys(METHODS, method), "left_out": {}}
 
 
 def rich(
@@ -168,13 +168,16 @@ def outcomes(content: Mapping[str, Any], *, first: int = 0) -> dict[str, Array]:
 
 
 def maps(k: int = 8, shape: tuple[int, ...] = (1, 8, 8)) -> dict[str, Array]:
-    """Images, and a map of each for both methods: that of the gradient without a sign."""
+    """Images in no order of the test set, answers of which the last under attack are wrong, and a map of each for every
+    method: only that of integrated gradients has a sign."""
     rng = np.random.default_rng(5)
     x = rng.random((k, *shape)).astype(np.float32)
-    found = {"x": x, "z": 1 - x, "y": np.arange(k)}
+    found = {"x": x, "z": 1 - x, "y": np.arange(k), "rows": 100 - 7 * np.arange(k)}
+    found |= {"prediction/clean": np.arange(k), "prediction/attacked": np.minimum(np.arange(k), 2)}
     for state in ("clean", "attacked"):
         signed = rng.normal(size=(k, *shape[1:])).astype(np.float32)
         found |= {f"gradient/{state}": np.abs(signed), f"integrated-gradients/{state}": signed}
+        found |= {f"grad-cam/{state}": np.abs(signed) + 1}
     return found
 
 

@@ -35,11 +35,14 @@ def test_a_verdict_stands_where_intervals_do_not_overlap(loaded: Load) -> None:
         "Stability of gradient maps": "yes",
         "Faithfulness of integrated gradients maps": "cannot tell",
         "Stability of integrated gradients maps": "yes",
+        "Faithfulness of Grad-CAM maps": "cannot tell",
+        "Stability of Grad-CAM maps": "yes",
     }
     text = section(runs, TITLE)
     assert (
-        "Against A standard, B pgd-at is better in accuracy under corruptions, stability of gradient maps and "
-        "stability of integrated gradients maps; it cannot be told apart in threat models not trained against, "
+        "Against A standard, B pgd-at is better in accuracy under corruptions, stability of gradient maps, "
+        "stability of integrated gradients maps and stability of Grad-CAM maps; it "
+        "cannot be told apart in threat models not trained against, "
     ) in text
     assert "yes, 80.0 % (79.0 to 81.0) against 70.0 % (69.0 to 71.0), n = 150; the intervals do not overlap." in text
     assert "Runs that were trained once may also differ by their seed alone." in text

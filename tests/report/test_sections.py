@@ -259,7 +259,7 @@ def test_hostile_names_inside_the_new_parts_stay_text(tmp_path: Path, blank: Non
 def test_the_whole_report_with_everything_in_it(tmp_path: Path) -> None:
     written = report.write(two(tmp_path), tmp_path / "out")
     html = written.html.read_text()
-    assert html.count("<img ") == 2 * (9 * 3 + 6 * 6)
+    assert html.count("<img ") == 2 * (9 * 3 + 6 * 8) + 4 * (1 + 2 * 3)
     assert 'style="--heat: 20%"' in html
     assert html.count('aria-label="Accuracy under threat models of other kinds') == 1
     assert written.html.stat().st_size < 1_000_000

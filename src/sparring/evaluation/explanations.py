@@ -14,6 +14,7 @@ from sparring.evaluation.faithfulness import METRICS, ranks
 from sparring.evaluation.interval import accuracy, bootstrap
 from sparring.evaluation.saliency import (
     METHODS,
+    ExplanationError,
     Method,
     cosine,
     energy_inside,
@@ -22,11 +23,12 @@ from sparring.evaluation.saliency import (
     spearman,
     top_intersection,
 )
+from sparring.evaluation.ssim import ssim
 
 Advance = Callable[[str, int, int], None]
 """`advance(stage, done, total)`."""
 
-SIMILARITIES = (("cosine", cosine), ("spearman", spearman), ("top-10%", top_intersection))
+SIMILARITIES = (("cosine", cosine), ("spearman", spearman), ("top-10%", top_intersection), ("ssim", ssim))
 CONCENTRATIONS = (("energy", energy_inside), ("pointing", pointing))
 
 
@@ -45,19 +47,22 @@ class Explanations:
         methods: by name,
             `clean`, `attacked`: a figure for each of `deletion, insertion, sufficiency, comprehensiveness`, of the
             class predicted there, against a random order; and `faithful`: whether all four beat it.
-            `stability`: figures of `cosine, spearman, top-10%` between the clean and the attacked map, both of the
-            class predicted for x (`same_class`) or each of its own prediction (`as_shown`), against another example's
-            clean map; and `faithful`: whether the maps were, clean and attacked.
+            `stability`: figures of `cosine, spearman, top-10%, ssim` between the clean and the attacked map, both of
+            the class predicted for x (`same_class`) or each of its own prediction (`as_shown`), against another
+            example's clean map; and `faithful`: whether the maps were, clean and attacked.
             `concentration`: figures of `energy, pointing` in the mask, `clean` and `attacked`, against the mask's share
             of the image; None without masks.
-        maps: `x, z, y` and, of every method, `METHOD/clean` and `METHOD/attacked` (each of its own prediction), of a
-            few examples, on the CPU.
+        left_out: by name, why a method has nothing to say about such a model.
+        maps: of a few examples, on the CPU: `x, z, y`; `rows`, where they stand in the inputs given, int64;
+            `prediction/clean` and `prediction/attacked`, int64; and of every method `METHOD/clean` and
+            `METHOD/attacked`, each of its own prediction.
     """
 
     n: int
     right: dict[str, Any]
     flipped: dict[str, Any]
     methods: dict[str, dict[str, Any]]
+    left_out: dict[str, str]
     maps: dict[str, Tensor]
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,11 +92,13 @@ def explanations(
         z: the attacked ones; an example where z equals x was not attacked and is left out.
         y: labels `[N]`.
         masks: foreground of each example, bool `[N, *space]`; an empty one stands for none.
-        seed: of the choice of examples, the random order and the bootstrap.
+        seed: of the choice of examples, the random order and the bootstrap. Two models under one seed are asked about
+            the same examples, but for those that an attack moved for one of them only.
         count: how many examples to draw; all of them where there are fewer.
         batch_size: examples at a time.
         advance: told of every stage.
-        methods: name and method of each explanation.
+        methods: name and method of each explanation; one that raises `ExplanationError` on the first example is left
+            out, with its reason.
         shown: how many examples' maps to keep.
 
     Raises:
@@ -102,12 +109,13 @@ def explanations(
     _check_shapes(x, z, y, masks)
     rows = _drawn(x, z, seed, count)
     x, z, y = x[rows], z[rows], y[rows]
+    usable, left_out = _usable(model, x[:1], y[:1], methods)
     inputs = {"clean": x, "attacked": z}
     predicted = {state: _predicted(model, value, batch_size) for state, value in inputs.items()}
     flipped = predicted["clean"] != predicted["attacked"]
     rng = torch.Generator().manual_seed(derive(seed, "order"))
     draw = torch.rand((len(x), x[0, 0].numel() if x.dim() > 2 else x.shape[1]), generator=rng).to(x.device)
-    say = _Stages(advance, total=2 * (len(methods) + 1))
+    say = _Stages(advance, total=2 * (len(usable) + 1))
 
     def measured(state: str, maps: Tensor) -> dict[str, Tensor]:
         rank = ranks(maps, draw)
@@ -120,8 +128,9 @@ def explanations(
     for state in inputs:
         say(f"random order, {state}")
         control[state] = measured(state, torch.zeros_like(draw))
-    reports, kept = {}, {"x": x[:shown], "z": z[:shown], "y": y[:shown]}
-    for name, method in methods:
+    reports, kept = {}, {"x": x[:shown], "z": z[:shown], "y": y[:shown], "rows": rows[:shown]}
+    kept |= {f"prediction/{state}": value[:shown] for state, value in predicted.items()}
+    for name, method in usable:
         maps, faithful = {}, {}
         for state in inputs:
             say(f"{name}, {state}")
@@ -144,6 +153,7 @@ def explanations(
         right={state: accuracy(predicted[state] == y) for state in inputs},
         flipped=_interval(flipped.double(), seed),
         methods=reports,
+        left_out=left_out,
         maps={name: value.detach().cpu().contiguous() for name, value in kept.items()},
     )
 
@@ -160,12 +170,28 @@ def _check_shapes(x: Tensor, z: Tensor, y: Tensor, masks: Tensor | None) -> None
 
 
 def _drawn(x: Tensor, z: Tensor, seed: int, count: int) -> Tensor:
-    """Examples drawn at random from those that the attack moved."""
-    moved = (x != z).flatten(1).any(1).nonzero().squeeze(1)
-    if len(moved) < 2:
-        raise ValueError(f"z must differ from x in at least 2 examples, or nothing was attacked. Got {len(moved)}.")
+    """The first examples that the attack moved, in a random order of all: what it moved elsewhere changes no order."""
+    moved = (x != z).flatten(1).any(1)
+    if moved.sum() < 2:
+        raise ValueError(f"z must differ from x in at least 2 examples, or nothing was attacked. Got {moved.sum()}.")
     rng = torch.Generator().manual_seed(derive(seed, "explanations"))
-    return moved[torch.randperm(len(moved), generator=rng)[:count].to(moved.device)]
+    order = torch.randperm(len(x), generator=rng).to(x.device)
+    return order[moved[order]][:count]
+
+
+def _usable(
+    model: nn.Module, x: Tensor, target: Tensor, methods: Sequence[tuple[str, Method]]
+) -> tuple[list[tuple[str, Method]], dict[str, str]]:
+    """The methods that can explain such a model, by the first example, and why the others cannot."""
+    usable, left_out = [], {}
+    for name, method in methods:
+        try:
+            saliency(model, x, target, method)
+        except ExplanationError as reason:
+            left_out[name] = str(reason)
+        else:
+            usable.append((name, method))
+    return usable, left_out
 
 
 def _predicted(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Maps of what a classifier's answer rests on, how alike two maps are, and how much of one lies where it should.
 
-Attributions come from Captum (the extra `explain`). A map being stable under attack is no merit by itself: a constant
-map is perfectly stable. See `sparring.evaluation.explanations`, which never reports the one without the other.
+Attributions to pixels come from Captum (the extra `explain`), Grad-CAM from the core. A map being stable under attack
+is no merit by itself: a constant map is perfectly stable. See `sparring.evaluation.explanations`, which never reports
+the one without the other.
 """
 
 from collections.abc import Callable
@@ -9,14 +10,20 @@ from importlib import import_module
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparring.core import cam
 from sparring.core.gradient import frozen
 from sparring.core.standing import check_count
 from sparring.evaluation.faithfulness import Fill, black
 
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """`method(model, x [B, ...], target [B]) -> [B, ...]`: the attribution of every input number, model frozen."""
+
+
+class ExplanationError(ValueError):
+    """A method says that it has nothing to say about a model of this kind. The message is why, as a clause."""
 
 
 def gradient(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
@@ -51,7 +58,36 @@ def integrated_gradients(
     return attribution.detach()
 
 
-METHODS: tuple[tuple[str, Method], ...] = (("gradient", gradient), ("integrated-gradients", integrated_gradients))
+def grad_cam(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    """Grad-CAM of the model's last feature map, at least 0, the shape of x: each channel has its equal part of the map.
+
+    `sparring.core.cam` gives the map and says which layer counts as the last; from its h x w it is interpolated
+    bilinearly to the pixels of x, so nothing in it is finer than a cell of the feature map.
+
+    Args:
+        model: `[B, C, H, W] -> [B, K]` logits.
+        x: images `[B, C, H, W]`.
+        target: the explained class `[B]`.
+
+    Raises:
+        ExplanationError: where the inputs are no images, or no module of the model answers with a feature map.
+    """
+    if x.dim() != 4:
+        raise ExplanationError(f"Grad-CAM needs images [B, C, H, W], and inputs here are {['B', *x.shape[1:]]}")
+    try:
+        name = cam.last_map(model, x[:1])
+    except ValueError:
+        raise ExplanationError("Grad-CAM needs a feature map, and no module of this model answers with one") from None
+    _, coarse = cam.grad_cam(model, x, target, cam.layer_of(model, name))
+    fine = F.interpolate(coarse[:, None], size=x.shape[2:], mode="bilinear", align_corners=False)
+    return fine.expand_as(x) / x.shape[1]
+
+
+METHODS: tuple[tuple[str, Method], ...] = (
+    ("gradient", gradient),
+    ("integrated-gradients", integrated_gradients),
+    ("grad-cam", grad_cam),
+)
 
 
 def saliency(
@@ -74,6 +110,7 @@ def saliency(
 
     Raises:
         ImportError: where Captum is not installed and the method needs it.
+        ExplanationError: where the method has nothing to say about such a model.
     """
     check_count("batch_size", batch_size)
     if len(x) == 0:

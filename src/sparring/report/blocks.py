@@ -19,9 +19,17 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Image:
+    """A picture as a data URI, and what to say to those who do not see it."""
+
+    uri: str
+    alt: str
+
+
+@dataclass(frozen=True)
 class Cell:
-    """A table cell. `share` draws a small interval bar beside the text, `detail` is a quiet second line, and `heat` in
-    [0, 1] shades the cell."""
+    """A table cell. `share` draws a small interval bar beside the text, `detail` is a quiet second line, `heat` in
+    [0, 1] shades the cell, and `images` stand above the text."""
 
     text: str
     tone: Tone = ""
@@ -29,6 +37,7 @@ class Cell:
     share: Estimate | None = None
     detail: str = ""
     heat: float | None = None
+    images: Sequence[Image] = ()
 
 
 @dataclass(frozen=True)
@@ -81,11 +90,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Groups of pictures of one run; `head` says what the pictures of a group are. A group is three pictures wide."""
+    """Groups of pictures of one run, `columns` of them in a line; `head` says what the pictures of a group are."""
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Picture]]
+    columns: int = 3
     kind: str = "gallery"
 
 

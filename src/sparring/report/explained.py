@@ -6,6 +6,7 @@ from typing import Any
 from sparring.report import facts, maps, words
 from sparring.report.blocks import Block, Cell, Gallery, Heading, Picture, Table, Text
 from sparring.report.read import Estimate, Run, count, estimate, find, mapping
+from sparring.report.side_by_side import side_by_side
 from sparring.report.tensors import STATES
 
 MEASURES = (
@@ -16,7 +17,13 @@ MEASURES = (
 )
 """Measures of faithfulness: key, name, and which end is good."""
 
-SIMILARITIES = (("cosine", "Cosine"), ("spearman", "Rank correlation"), ("top-10%", "Shared top 10 %"))
+SIMILARITIES = (
+    ("cosine", "Cosine"),
+    ("spearman", "Rank correlation"),
+    ("top-10%", "Shared top 10 %"),
+    ("ssim", "SSIM"),
+)
+CONCENTRATIONS = (("energy", "Energy in the foreground"), ("pointing", "Highest pixel in the foreground"))
 SENSES = (("same_class", "of the class predicted for the clean input"), ("as_shown", "each of its own prediction"))
 
 LEAD = (
@@ -26,8 +33,8 @@ LEAD = (
 )
 COLOURS = (
     "In the maps below, pale counts for nothing, orange speaks for the answer and blue against it. Each map explains "
-    "the model’s own answer to that input, on a scale of its own. A map by the gradient has no sign, so it is never "
-    "blue."
+    "the model’s own answer to that input, on a scale of its own. A map by the gradient or by Grad-CAM has no sign, so "
+    "it is never blue; one by Grad-CAM is no finer than the model’s last feature map."
 )
 AGAINST_CHANCE = (
     "In the tables of faithfulness each cell says how much better than a random order the map is, with its 95 % "
@@ -37,7 +44,8 @@ AGAINST_CHANCE = (
 
 
 def explanations(runs: Sequence[Run]) -> list[Block]:
-    """Maps of a few inputs, then faithfulness, then stability with the faithfulness that it needs beside it."""
+    """Maps of the same inputs from all runs; then of each run maps of a few inputs, faithfulness, stability with the
+    faithfulness that it needs beside it, and how much of the maps lies in the foreground."""
     shown = [run for run in runs if methods(run)]
     blocks: list[Block] = [Text(LEAD)] if shown else []
     if any(run.maps.tensors is not None for run in shown):
@@ -45,8 +53,10 @@ def explanations(runs: Sequence[Run]) -> list[Block]:
     if shown:
         ends = "; ".join(f"{name}: {end}" for _, name, end in MEASURES)
         blocks.append(Text(f"{AGAINST_CHANCE} The end that is faithful: {ends}."))
+    blocks += side_by_side(shown)
     for run in shown:
-        blocks += [Heading("", facts.mark(run)), *_gallery(run), *_faithfulness(run), *_stability(run)]
+        blocks += [Heading("", facts.mark(run)), *_left_out(run), *_gallery(run)]
+        blocks += [*_faithfulness(run), *_stability(run), *_concentration(run)]
     return blocks + facts.lacking(runs, lambda run: bool(methods(run)), "no explanations")
 
 
@@ -76,6 +86,12 @@ def _method(run: Run, method: str) -> Mapping[str, Any]:
     return mapping(run.record, "evaluation", "explanations", "methods", method)
 
 
+def _left_out(run: Run) -> list[Block]:
+    reasons = mapping(run.record, "evaluation", "explanations", "left_out")
+    said = [f"{words.method(name)} ({why})" for name, why in reasons.items() if isinstance(why, str)]
+    return [Text(f"Left out for this model: {words.listing(said)}.", note=True)] if said else []
+
+
 def _gallery(run: Run) -> list[Block]:
     stored = run.maps.tensors
     if stored is None:
@@ -99,7 +115,7 @@ def _gallery(run: Run) -> list[Block]:
                 alt = f"Map by {said} of the {state} image of class {true}"
                 row.append(Picture(example.maps[name, state], alt, said, ""))
         rows.append(row)
-    return [Gallery(caption, head, rows)] if rows else []
+    return [Gallery(caption, head, rows, columns=1 + len(names))] if rows else []
 
 
 def _faithfulness(run: Run) -> list[Block]:
@@ -118,7 +134,7 @@ def _faithfulness(run: Run) -> list[Block]:
             held = sum(find(part, key, "beats_control") is True for key, _, _ in MEASURES)
             yes = find(part, "faithful") is True
             verdict = Cell("faithful", "good") if yes else Cell(f"better in {held} of {len(MEASURES)}", "bad")
-            rows.append([Cell(words.method(name).capitalize(), detail=state), verdict, *cells])
+            rows.append([Cell(words.capital(words.method(name)), detail=state), verdict, *cells])
     head = ["Map", "Verdict", *(name for _, name, _ in MEASURES)]
     title = f"Faithfulness of the explanations of {run.name} against a random order{_counted(run)}."
     return [Table(title, [Cell(each) for each in head], rows)]
@@ -142,12 +158,29 @@ def _stability(run: Run) -> list[Block]:
                 detail = f"another image’s {words.error(other)}" if other else ""
                 cells.append(Cell(words.error(e), "" if true else "quiet", detail=detail))
             verdict = Cell("yes", "good") if true else Cell("no", "bad", detail="so this says nothing")
-            rows.append([Cell(words.method(name).capitalize(), detail=title), verdict, *cells])
+            rows.append([Cell(words.capital(words.method(name)), detail=title), verdict, *cells])
     flipped = estimate(find(run.record, "evaluation", "explanations", "flipped"), "mean")
     changed = f" The attack changed the answer to {words.share(flipped)} of the inputs." if flipped else ""
     head = ["Maps compared", "Faithful?", *(name for _, name in SIMILARITIES)]
     title = f"Likeness of clean and attacked maps of {run.name}, with 95 % intervals{_counted(run)}.{changed}"
     return [Table(title, [Cell(each) for each in head], rows)]
+
+
+def _concentration(run: Run) -> list[Block]:
+    rows = []
+    for name in methods(run):
+        for state in STATES:
+            part = mapping(_method(run, name), "concentration", state)
+            cells = []
+            for key, _ in CONCENTRATIONS:
+                own, share = (estimate(found, "mean") for found in (find(part, key), find(part, key, "control")))
+                beside = f"of the image {words.percent(share.value)}" if share else ""
+                cells.append(Cell(words.share(own), detail=beside))
+            if any(cell.text != "–" for cell in cells):
+                rows.append([Cell(words.capital(words.method(name)), detail=state), *cells])
+    title = f"How much of the maps of {run.name} lies in the foreground, beside the share of the image that it covers."
+    head = ["Map", *(name for _, name in CONCENTRATIONS)]
+    return [Table(title, [Cell(each) for each in head], rows)] if rows else []
 
 
 def _signed(e: Estimate | None) -> str:

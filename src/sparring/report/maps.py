@@ -36,7 +36,7 @@ def draw(stored: Mapping[str, Array], methods: Sequence[str]) -> list[Explained]
     return [
         Explained(
             label=int(stored["y"][row]),
-            images={state: uri(_finite(images[state][row])) for state in STATES},
+            images={state: uri(finite(images[state][row])) for state in STATES},
             maps={(name, state): coloured(stored[f"{name}/{state}"][row]) for name in methods for state in STATES},
         )
         for row in range(min(SHOWN, len(stored["y"])))
@@ -45,7 +45,7 @@ def draw(stored: Mapping[str, Array], methods: Sequence[str]) -> list[Explained]
 
 def coloured(weights: Array) -> str:
     """A map `[H, W]` as a PNG data URI, on a scale from minus to plus its largest absolute value."""
-    weights = _finite(weights)
+    weights = finite(weights)
     largest = np.abs(weights).max()
     share = weights / largest if largest > 0 else weights
     return uri(_colours(share).transpose(2, 0, 1))
@@ -62,5 +62,6 @@ def _colours(share: Array) -> Array:
     return found
 
 
-def _finite(values: Array) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def finite(values: Array) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """The same values in float64, with 0 for NaN and infinities."""
     return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)

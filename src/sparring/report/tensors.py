@@ -14,6 +14,9 @@ EXAMPLES = ("x", "z", "y", "clean_prediction", "adversarial_prediction", "clean_
 STATES = ("clean", "attacked")
 """Of an input that is explained: a map is stored as METHOD/STATE `[k, H, W]`."""
 
+PREDICTION = "prediction"
+"""What the model answered, stored like a method's maps as prediction/STATE, `[k]` int."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -55,7 +58,10 @@ def outcomes(path: Path) -> Stored:
 
 
 def maps(path: Path) -> Stored:
-    """`x, z` `[k, C, H, W]`, `y` `[k]`, and for each method and state a map `[k, H, W]`."""
+    """`x, z` `[k, C, H, W]`, `y` `[k]`, and for each method and state a map `[k, H, W]`.
+
+    Also `rows` of the test set and the `PREDICTION` in each state, `[k]` int; files of before there were any lack them.
+    """
     found = _load(path, "maps")
     if found.tensors is None:
         return found
@@ -67,8 +73,13 @@ def maps(path: Path) -> Stored:
         return Stored(None, f"its explained inputs are not images (x has shape {list(x.shape)})")
     if not x.size:
         return Stored(None, "no maps were stored")
-    if any(found.tensors[name].shape != (len(x), *x.shape[2:]) for name in found.tensors if "/" in name):
+    whole = ["rows", *(f"{PREDICTION}/{state}" for state in STATES)]
+    drawn = [name for name in found.tensors if "/" in name and name not in whole]
+    if any(found.tensors[name].shape != (len(x), *x.shape[2:]) for name in drawn):
         return Stored(None, f"the maps of {path.name} do not have the shape of their images")
+    given = [found.tensors[name] for name in whole if name in found.tensors]
+    if any(each.shape != x.shape[:1] or each.dtype.kind not in "iu" for each in given):
+        return Stored(None, f"the rows or answers in {path.name} are not one whole number per image")
     return found
 
 

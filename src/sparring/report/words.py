@@ -128,7 +128,12 @@ def attack(name: str) -> str:
 
 def method(name: str) -> str:
     """A method of explanation: "integrated-gradients" -> "integrated gradients"."""
-    return name.replace("-", " ").replace("_", " ")
+    return "Grad-CAM" if name == "grad-cam" else name.replace("-", " ").replace("_", " ")
+
+
+def capital(words: str) -> str:
+    """The same words with a capital first letter: "gradient" -> "Gradient"."""
+    return words[:1].upper() + words[1:]
 
 
 def settings(parameters: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ the source's own business.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import numpy as np
@@ -54,10 +54,12 @@ class Images:
     Args:
         x: `[N, C, H, W]`, uint8 in 0..255 or float32 in [0, 1].
         y: labels, int64 `[N]`.
+        masks: where the object that a label names is, bool `[N, H, W]`; None where nobody knows.
     """
 
     x: Tensor
     y: Tensor
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -67,23 +69,30 @@ class Images:
         x = self.x[rows]
         return (x.float() / 255 if x.dtype == torch.uint8 else x), self.y[rows]
 
+    def masks_of(self, rows: Tensor) -> Tensor | None:
+        """The masks of these rows, bool `[n, H, W]`; None where there are none."""
+        return None if self.masks is None else self.masks[rows.to(self.masks.device)]
+
     def subset(self, rows: Tensor) -> Self:
         rows = rows.to(self.x.device)
-        return type(self)(self.x[rows], self.y[rows])
+        return type(self)(self.x[rows], self.y[rows], self.masks_of(rows))
 
     def to(self, device: torch.device | str) -> Self:
         """The same images on another device, still in their own dtype."""
-        return type(self)(self.x.to(device), self.y.to(device))
+        masks = None if self.masks is None else self.masks.to(device)
+        return type(self)(self.x.to(device), self.y.to(device), masks)
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """What a reader found: both splits, the classes by name where the format names them, its own fingerprint if any."""
+    """What a reader found: both splits, the classes by name where the format names them, its own fingerprint if any,
+    and test images from other distributions, by name."""
 
     train: Source
     test: Source
     classes: tuple[str, ...] | None = None
     fingerprint: str | None = None
+    shifted: Mapping[str, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +109,7 @@ class Dataset:
         customary: the radius the literature attacks this data with, by norm ("linf", "l2", "l1"), pixels in [0, 1];
             empty where there is no custom.
         fingerprint: SHA-256 that changes when the data does, so that a resumed run notices.
+        shifted: test splits from other distributions than `train` and `test`, by name; none for most data.
     """
 
     name: str
@@ -111,13 +121,14 @@ class Dataset:
     std: tuple[float, ...]
     customary: Mapping[str, float]
     fingerprint: str
+    shifted: Mapping[str, Source] = field(default_factory=dict)
 
 
 def assemble(name: str, splits: Splits, customary: Mapping[str, float] | None = None) -> Dataset:
     """A checked `Dataset` of these splits. Without names the classes are the numbers 0 .. max train label.
 
     Raises:
-        DataError: when a split breaks a rule of `check`, or the two differ in shape.
+        DataError: when a split breaks a rule of `check`, or they differ in shape.
     """
     train, test = splits.train, splits.test
     classes = splits.classes
@@ -125,13 +136,16 @@ def assemble(name: str, splits: Splits, customary: Mapping[str, float] | None = 
         highest = int(train.y.max()) if train.y.numel() else -1
         classes = tuple(str(k) for k in range(max(highest + 1, 1)))
     check(train, len(classes), f"{name} train")
-    check(test, len(classes), f"{name} test")
-    (_, C, H, W), other = _one(train).shape, _one(test).shape
-    if other[1:] != (C, H, W):
-        raise DataError(f"{name}: test images must have the train images' shape {(C, H, W)}. Got {tuple(other[1:])}.")
+    C, H, W = _one(train).shape[1:]
+    for part, source in (("test", test), *splits.shifted.items()):
+        check(source, len(classes), f"{name} {part}")
+        other = tuple(_one(source).shape[1:])
+        if other != (C, H, W):
+            raise DataError(f"{name}: {part} images must have the train images' shape {(C, H, W)}. Got {other}.")
     mean, std = channel_statistics(train)
-    mark = splits.fingerprint or fingerprint(train, test)
-    return Dataset(name, train, test, classes, (C, H, W), mean, std, dict(customary or {}), mark)
+    mark = splits.fingerprint or fingerprint(train, test, *splits.shifted.values())
+    radii, shifted = dict(customary or {}), dict(splits.shifted)
+    return Dataset(name, train, test, classes, (C, H, W), mean, std, radii, mark, shifted)
 
 
 def check(source: Source, classes: int, where: str) -> None:
@@ -143,8 +157,9 @@ def check(source: Source, classes: int, where: str) -> None:
         where: named in errors, such as "mnist train".
 
     Raises:
-        DataError: for a wrong rank or dtype, no examples, unequal lengths, a label outside [0, K) or a pixel outside
-            [0, 1], NaN or infinite; it names the value and the first row that is wrong.
+        DataError: for a wrong rank or dtype, no examples, unequal lengths, masks of another shape than the images, a
+            label outside [0, K) or a pixel outside [0, 1], NaN or infinite; it names the value and the first row that
+            is wrong.
     """
     y = source.y
     if y.dim() != 1 or y.dtype != torch.int64:
@@ -155,6 +170,11 @@ def check(source: Source, classes: int, where: str) -> None:
             raise DataError(f"{where}: images must have shape [N, C, H, W]. Got {list(x.shape)}.")
         if x.dtype not in (torch.uint8, torch.float32):
             raise DataError(f"{where}: images must be uint8 in 0..255 or float32 in [0, 1]. Got {x.dtype}.")
+        masks, wanted = source.masks, (len(x), *x.shape[2:])
+        if masks is not None and (masks.dtype != torch.bool or masks.shape != wanted):
+            raise DataError(
+                f"{where}: masks must be bool of shape {list(wanted)}. Got {masks.dtype} of {list(masks.shape)}."
+            )
     if len(source) != len(y):
         raise DataError(f"{where}: there must be one label per image. Got {len(source)} images and {len(y)} labels.")
     if len(y) == 0:
@@ -200,7 +220,7 @@ def channel_statistics(source: Source) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def fingerprint(*sources: Source) -> str:
-    """SHA-256 over every label, every length, and the pixels of a fixed sample of 1,000 images per source."""
+    """SHA-256 over every label, every length, and the pixels and masks of a fixed sample of 1,000 images per source."""
     digest = hashlib.sha256()
     for source in sources:
         digest.update(source.y.cpu().numpy().astype("<i8").tobytes())
@@ -208,6 +228,9 @@ def fingerprint(*sources: Source) -> str:
             x = source.take(part)[0].cpu()
             digest.update(repr(tuple(x.shape)).encode())
             digest.update(x.contiguous().numpy().astype("<f4").tobytes())
+            masks = source.masks_of(part) if isinstance(source, Images) else None
+            if masks is not None:
+                digest.update(masks.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
