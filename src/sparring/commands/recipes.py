@@ -30,7 +30,7 @@ RECIPES = (
 )
 """Data sets whose recipe is not `Training()`; digits and mnist are measured in docs/results.md."""
 
-ONE_WAY_ROUND = ("digits", "mnist")
+ONE_WAY_ROUND = ("digits", "mnist", "digits-on-textures", "mnist-on-textures")
 """Data sets whose images mean something else in a mirror, or nothing: augmentation that flips elsewhere does not."""
 
 

@@ -43,8 +43,9 @@ class Where:
     """What is trained, on what, and where it goes."""
 
     data: str = "digits"
-    """digits (embedded), mnist, fashion-mnist, cifar10, cifar100, hf:NAME, or a path: an image folder, an .npz,
-    HF-style parquet, MNIST idx or CIFAR batches."""
+    """digits (embedded), mnist, fashion-mnist, cifar10, cifar100, digits-on-textures, mnist-on-textures,
+    cifar10-tinted-0 to -3 (docs/data.md), hf:NAME, or a path: an image folder, an .npz, HF-style parquet, MNIST idx or
+    CIFAR batches."""
     data_root: Path | None = None
     """Folder that the named data sets are looked for in; by default the environment variable SPARRING_DATA."""
     size: int | None = None
