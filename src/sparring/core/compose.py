@@ -55,6 +55,69 @@ class Masked:
 
 
 @dataclass(frozen=True)
+class OfClass:
+    """Only examples of one class may change: malicious flows, spam. Without labels it is the inner threat.
+
+    Args:
+        threat: what they may become.
+        label: the class that the adversary owns.
+    """
+
+    threat: Threat
+    label: int
+
+    def for_classes(self, y: Tensor) -> Threat:
+        """The threat for a batch with classes y `[B]`."""
+        return _Rows(self.threat, y == self.label)
+
+    @property
+    def eps(self) -> float:
+        return self.threat.eps
+
+    def project(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.threat.project(z, x)
+
+    def contains(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.threat.contains(z, x)
+
+    def sample(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        return self.threat.sample(x, rng)
+
+    def steepest(self, gradient: Tensor, z: Tensor) -> Tensor:
+        return self.threat.steepest(gradient, z)
+
+    def scaled(self, factor: float) -> Self:
+        return replace(self, threat=self.threat.scaled(factor))
+
+    def take(self, rows: Tensor) -> Self:
+        return replace(self, threat=self.threat.take(rows))
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.threat.describe(), "class": self.label}
+
+
+class _Rows(Masked):
+    """Some of the examples of a batch.
+
+    Args:
+        threat: for those.
+        open_rows: which they are, bool `[B]`.
+    """
+
+    def __init__(self, threat: Threat, open_rows: Tensor) -> None:
+        super().__init__(threat, open_rows)
+
+    def take(self, rows: Tensor) -> Self:
+        return type(self)(self.threat.take(rows), self.mask.to(rows.device)[rows])
+
+    def scaled(self, factor: float) -> Self:
+        return type(self)(self.threat.scaled(factor), self.mask)
+
+    def _open(self, x: Tensor) -> Tensor:
+        return self.mask.to(x.device).view(-1, *[1] * (x.dim() - 1)).expand_as(x)
+
+
+@dataclass(frozen=True)
 class Intersection:
     """Inside every member at once.
 

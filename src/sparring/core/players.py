@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from sparring.core.attack import Attack
 from sparring.core.game import Adversary, Batch, Metrics, Move, Payoff
 from sparring.core.gradient import View, frozen
-from sparring.core.threat import Threat
+from sparring.core.payoff import hard
+from sparring.core.threat import Threat, for_classes
 from sparring.core.weights import Perturbation
 
 Objective = Callable[[nn.Module, Move, Batch], Tensor | tuple[Tensor, Metrics]]
@@ -101,11 +102,12 @@ class Attacker:
 
     def respond(self, model: nn.Module, batch: Batch) -> Tensor:
         x = self.start(batch)
+        threat = self.threat if len(batch) < 2 else for_classes(self.threat, hard(batch[1]))
         with self.view(model) as seen:
             if self.reference is not None:
                 with torch.no_grad():
                     batch = (*batch, self.reference(seen, batch))
-            return self.attack(lambda z, /: self.payoff(seen, z, batch), x, self.threat, rng=self.rng).detach()
+            return self.attack(lambda z, /: self.payoff(seen, z, batch), x, threat, rng=self.rng).detach()
 
 
 class Critic:

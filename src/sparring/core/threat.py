@@ -56,6 +56,20 @@ class Threat(Protocol):
 
 
 @runtime_checkable
+class Labelled(Protocol):
+    """A threat model that depends on what an example is: an attacker forges attacks, not other people's traffic."""
+
+    def for_classes(self, y: Tensor) -> Threat:
+        """The threat for a batch with these classes `[B]`."""
+        ...
+
+
+def for_classes(threat: Threat, y: Tensor) -> Threat:
+    """The threat for a batch with classes y `[B]`: itself, unless it depends on them."""
+    return threat.for_classes(y) if isinstance(threat, Labelled) else threat
+
+
+@runtime_checkable
 class Metric(Threat, Protocol):
     """A ball whose radius may be asked about: what minimal-norm attacks need. `radius` is a number or `[B]`."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from sparring.core.game import Game
+from sparring.core.threat import Threat
 from sparring.core.tools import Tools
 from sparring.engine import record
 from sparring.engine.labels import Blend
@@ -42,6 +43,7 @@ class Job:
         augment: `(x, rng) -> x`, or None.
         blend: `(x, y, rng) -> (x, y)` after it: mixed and smoothed labels; or None.
         extra: a second source of examples that every batch has a share of; or None.
+        threat: what the adversary may do, where that depends on the data; None is what the configuration says.
         baseline: makes the standard-training game over a model and tools, for the price of a step.
         command: what the user typed.
         circumstance: what else the record keeps, without being part of what makes two runs the same.
@@ -59,8 +61,13 @@ class Job:
     augment: Augment | None = None
     blend: Blend | None = None
     extra: Extra | None = None
+    threat: Threat | None = None
     command: str = ""
     circumstance: record.Record = field(default_factory=dict)
+
+    def within(self) -> Threat:
+        """The threat model that the run trains and validates in."""
+        return self.threat or self.system.threat(self.config)
 
 
 def open_run(job: Job, folder: Path) -> record.Record:

@@ -122,7 +122,9 @@ class _Run:
             view=view,
             perturbation=training.make_perturbation(self.progress),
         )
-        make = partial(job.system.game, job.config, model=played, optimizer=self.optimizer, tools=tools)
+        make = partial(
+            job.system.game, job.config, model=played, optimizer=self.optimizer, threat=job.threat, tools=tools
+        )
         game = sharding.game(make, job.system.name) if machines.sharded else make()
         self.players = parallel.stateful(game)
         self.share.own, self.share.foreign = frozenset(map(id, parameters)), bool(self.players)
@@ -133,8 +135,7 @@ class _Run:
             raise ValueError(
                 f"The 'guard' parameter must not be 'rollback' for {job.system.name} on several processes."
             )
-        threat = job.system.threat(job.config)
-        self.guard = Guard(job.source, self.held_out, threat, seed=job.seed, device=device, policy=policy)
+        self.guard = Guard(job.source, self.held_out, job.within(), seed=job.seed, device=device, policy=policy)
         self.halted = False
         self.step, self.seconds = 0, 0.0
         self.totals, self.epoch_seconds = Totals(device), 0.0
@@ -230,11 +231,8 @@ class _Run:
         parallel.level(self.model, self.team)
         verdict = guard.check(self.model, self.step, team=self.team, lockstep=self.machines.sharded)
         average = None if self.average is None else self.average.state_dict()
-        rest: dict[str, Any] = {
-            "totals": self.totals.copy(),
-            "average": average,
-            "players": [p.state_dict() for p in self.players],
-        }
+        rest: dict[str, Any] = {"totals": self.totals.copy(), "average": average}
+        rest["players"] = [p.state_dict() for p in self.players]
         action = guard.act(verdict, self.model, self.optimizer, **rest)
         if action == "stop" and guard.snapshot is not None:
             self.step, rest = guard.snapshot["step"], restore(self.model, self.optimizer, guard.snapshot, 1.0)
@@ -279,7 +277,7 @@ class _Run:
             self._kept(),
             self.job.source,
             self.held_out,
-            self.job.system.threat(self.job.config),
+            self.job.within(),
             steps=training.validation_steps,
             seed=self.job.seed,
             rng=self.rng,

@@ -13,7 +13,7 @@ from sparring.core.payoff import cross_entropy
 from sparring.core.pgd import pgd
 from sparring.core.seeds import derive
 from sparring.core.standing import DeadStartError
-from sparring.core.threat import Threat
+from sparring.core.threat import Threat, for_classes
 from sparring.engine.machines import Team
 from sparring.engine.stream import Source
 
@@ -64,7 +64,7 @@ def validate(
                 continue
             gain = ClassifierGain(model, y, cross_entropy)
             try:
-                _, lost = gain.judge(attack(gain, x, threat, rng=rng))
+                _, lost = gain.judge(attack(gain, x, for_classes(threat, y), rng=rng))
             except DeadStartError:  # a saturated model: nothing to follow, so nothing found, and evaluation will say so
                 lost = torch.zeros_like(y, dtype=torch.bool)
             stand += int((~lost).sum())
