@@ -7,7 +7,7 @@ import torch
 from sparring.core.compose import OfClass
 from sparring.core.payoff import cross_entropy, of_model
 from sparring.core.pgd import pgd
-from sparring.core.players import Attacker
+from sparring.core.players import Attacker, OwnExamples
 from sparring.core.threat import Linf, for_classes
 
 
@@ -40,3 +40,19 @@ def test_an_attacker_and_pgd_leave_other_classes_alone() -> None:
     z = attacker.respond(model, (x, y))
     assert torch.equal(z[y == 0], x[y == 0])
     assert (z[y == 1] != x[y == 1]).any(1).all()
+
+
+def test_own_examples_are_attacked_alone_and_the_rest_is_natures() -> None:
+    x, y = torch.rand(6, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1, 1, 0])
+    seen: list[torch.Tensor] = []
+
+    class Marks:
+        def respond(self, model: object, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            seen.append(batch[1])
+            return torch.full_like(batch[0], 9.0)
+
+    z = OwnExamples(Marks(), 1).respond(torch.nn.Linear(5, 2), (x, y))
+    assert torch.equal(z[y == 0], x[y == 0])
+    assert (z[y == 1] == 9.0).all()
+    assert [part.tolist() for part in seen] == [[1, 1, 1]]
+    assert OwnExamples(Marks(), 7).respond(torch.nn.Linear(5, 2), (x, y)) is x

@@ -150,6 +150,24 @@ def test_an_example_whose_map_is_zero_has_no_stability_term() -> None:
     assert (with_term - without)[~silent].min() > 0
 
 
+def test_a_map_that_dies_under_attack_or_was_dead_has_no_stability_term() -> None:
+    x, y, z = batch()
+    logits = torch.zeros(B, K, dtype=torch.float64)
+    peak = torch.zeros(B, 4, 4, dtype=torch.float64)
+    peak[:, 0, 0] = 1.0
+    clean, attacked = peak.clone(), peak.clone().flip(1)
+    clean[0], attacked[1] = 0.0, 0.0
+    given = iter((clean, attacked))
+    config = egat.Config(mix=0.0, ramp=0.0, stability=1.0)
+
+    def explained(*_: object, **__: object) -> tuple[Tensor, Tensor]:
+        return logits, next(given)
+
+    answer = egat.objective(config, explained, tools())(network(), z, (x, y))  # type: ignore[arg-type]
+    moved = answer[0] - 2 * F.cross_entropy(logits, y, reduction="none")
+    torch.testing.assert_close(moved, torch.tensor([0.0, 0.0] + [2 / 16] * (B - 2), dtype=torch.float64))
+
+
 def test_maps_on_their_masks_cost_nothing_and_maps_off_them_much() -> None:
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
     mask[:, :4] = True
@@ -241,6 +259,8 @@ def test_masking_loss_is_zero_for_a_mask_that_shows_all_and_hides_all_but_for_it
     loss = masking_loss(certain, x, torch.zeros_like(y), ones, small=0.25, smooth=7.0)
     third = torch.full((B,), (1 / K) ** 2 + 0.25, dtype=torch.float64)  # hidden, nothing is left: a guess of 1 / K
     torch.testing.assert_close(loss, third)
+    loss = masking_loss(certain, x, torch.zeros_like(y), 0 * ones, small=0.25, smooth=7.0)
+    torch.testing.assert_close(loss, torch.full((B,), (1 / K - 2) ** 2, dtype=torch.float64))
 
 
 def test_masks_learned_are_played_and_paid_for() -> None:

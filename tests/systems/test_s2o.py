@@ -123,6 +123,23 @@ def test_uniform_is_label_smoothing_and_clean_is_cross_entropy() -> None:
         torch.testing.assert_close(a, b, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("base", ["at", "trades"])
+def test_laplace_is_added_to_the_whole_fit(base: str) -> None:
+    x, y, z = batch()
+    w = 0.4
+    ours, theirs = network(), network()
+    config = s2o.Config(base=base, statistic="laplace", weight=w, beta=2.0)
+    found = gradients(ours, descended(config, ours, z, (x, y)))
+    (clean, entering), (attacked, features) = (with_features(theirs, each) for each in (x, z))
+    fit = F.cross_entropy(attacked, y)
+    if base == "trades":
+        divergence = F.kl_div(attacked.log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True)
+        fit = F.cross_entropy(clean, y) + 2.0 * divergence
+    loss = fit + w / 2 * (correlation_norm(entering, clean) + correlation_norm(features, attacked))
+    for a, b in zip(found, gradients(theirs, loss), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=0)
+
+
 def test_logits_that_move_alike_give_even_targets() -> None:
     together = torch.full((K, K), 2.0, dtype=torch.float64).fill_diagonal_(9.0)
     torch.testing.assert_close(decorrelating_targets(together, 0.2), s2o.uniform_targets(K, 0.2).double())

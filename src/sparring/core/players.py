@@ -211,6 +211,28 @@ class Mixture:
 
 
 @dataclass(frozen=True)
+class OwnExamples:
+    """An adversary that answers the examples of one class, which are its own, and leaves the rest to nature.
+
+    Args:
+        adversary: answers with a tensor shaped like the inputs.
+        label: the class.
+        nature: what the others play.
+    """
+
+    adversary: Adversary
+    label: int
+    nature: Nature = Nature()
+
+    def respond(self, model: nn.Module, batch: Batch) -> Tensor:
+        z = self.nature.respond(model, batch)
+        rows = (hard(batch[1]) == self.label).nonzero().squeeze(1)
+        if len(rows) == 0:
+            return z
+        return z.index_copy(0, rows, self.adversary.respond(model, tuple(part[rows] for part in batch)))
+
+
+@dataclass(frozen=True)
 class Joint:
     """Several adversaries that answer the same model and batch; the move is the tuple of their moves."""
 
