@@ -1,4 +1,4 @@
-"""What a table of flows consists of, declared as data: its columns, what an attacker may change, what holds in every row.
+"""What a table of flows consists of, declared as data: columns, what an attacker may change, what holds in every row.
 
 A relation is a line of text, so that it can be written in a short file, read by a person, and understood twice: by the
 attack, which repairs rows until it holds, and by the check, which shares no code with the attack.

@@ -16,7 +16,8 @@ class Table:
     Args:
         schema: what the columns are.
         columns: by field name, `[N]`: float64 for numbers, str objects for categories.
-        labels: what each row is, as the file says (`normal`, `neptune`), `[N]` str objects; empty where it says nothing.
+        labels: what each row is, as the file says (`normal`, `neptune`), `[N]` str objects; empty where the file says
+            nothing.
     """
 
     schema: Schema
