@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sparring import systems
 from sparring.commands.arms import Entrant, Judged, digest, judge
 from sparring.commands.comparison import ARMS, CONTROL, Flags, Plan, announce, entrants_of, planned
 from sparring.commands.flags import parse, say
@@ -20,6 +21,10 @@ from sparring.evaluation.claim_table import text
 
 def run(arguments: Sequence[str]) -> int:
     """Reproduce, print, and return the exit code, 0 whatever the verdict."""
+    if arguments and arguments[0] in dict(systems.NAMES) and systems.find(arguments[0]).domain == "flow":
+        from sparring.commands import flow_claim  # what it loads no other claim needs
+
+        return flow_claim.run(arguments)
     flags = parse(Flags, arguments, prog="sparring reproduce", description=Flags.__doc__ or "")
     claim = reproduce(flags, shlex.join(["sparring", "reproduce", *arguments]))
     print(json.dumps(claim, allow_nan=False) if flags.json else text(claim))

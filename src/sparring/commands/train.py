@@ -79,6 +79,10 @@ def run(arguments: Sequence[str]) -> int:
         print("\n".join(f"  {name:<12}{summary}" for name, summary in systems.NAMES))
         return 0 if arguments else 2
     system = systems.find(arguments[0])
+    if system.domain == "flow":
+        from sparring.commands import flow_train  # no image command needs what it loads
+
+        return flow_train.run(system, arguments[1:])
     chosen = flags_of(system, arguments[1:])
     folder = train_run(
         system,

@@ -112,6 +112,7 @@ class System:
         training: the outer half's defaults.
         card: the method card, which is the docstring of the method's file.
         claim: what the method promises; `sparring reproduce NAME` puts it to the test.
+        domain: the field whose data it trains on.
         masks: whether a configuration trains with foreground masks: its batches are `(x, y, masks)`.
     """
 
@@ -124,3 +125,4 @@ class System:
     training: Training = field(default_factory=Training)
     claim: Promise = Promise()
     masks: Callable[[Any], bool] = lambda _: False
+    domain: Literal["image", "flow"] = "image"

@@ -25,6 +25,7 @@ NAMES = (
     ("saliency-guided", "mask the least salient input, keep the answer (Ismail et al. 2021; Guesmi et al. 2024)"),
     ("s2o", "adversarial training that keeps second-order statistics of the weights small (Jin et al. 2022, 2025)"),
     ("egat", "adversarial training whose explanations have to stand as well (Chen et al. 2026, reconstructed)"),
+    ("ddos", "detectors of denial of service against attackers who send only feasible flows (survey 2025, CAPGD 2024)"),
 )
 
 

@@ -1,0 +1,176 @@
+"""`sparring train` for systems of the flow domain: data, preprocessing and threat come from a schema of columns."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torch import nn
+
+from sparring import systems
+from sparring.commands.flags import new_folder, parse, say
+from sparring.core.compose import OfClass
+from sparring.core.game import Game
+from sparring.core.threat import Threat
+from sparring.core.tools import Tools
+from sparring.domains.flow import models
+from sparring.domains.flow.artefact import to_bytes
+from sparring.domains.flow.data import CLASSES, MALICIOUS, FlowData, load
+from sparring.domains.flow.feasible import Feasible
+from sparring.engine import checkpoint, record, tracking
+from sparring.engine.job import BEST, Job
+from sparring.engine.machines import AS_STARTED, Machines
+from sparring.engine.rank import first
+from sparring.engine.run import train
+from sparring.engine.stream import hold_out
+from sparring.engine.system import System
+from sparring.engine.training import Training
+from sparring.evaluation.detection import threshold_at
+
+DETECTOR = "detector.safetensors"
+"""The artefact in a run folder that `sparring score` takes: weights, preprocessing, threshold."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """What is trained, on what, and where it goes."""
+
+    data: str = "nsl-kdd"
+    """nsl-kdd, unsw-nb15, cic-ddos2019, or a path of CSV, ARFF or parquet."""
+    data_root: Path | None = None
+    """Folder that the named data sets are looked for in; by default the environment variable SPARRING_DATA."""
+    kinds: tuple[str, ...] = ("dos",)
+    """Kinds of attack to keep beside benign flows: dos, probe, r2l, u2r on NSL-KDD, labels elsewhere; all keeps all."""
+    model: str = "mlp"
+    """mlp or cnn."""
+    false_positives: float = 0.01
+    """Share of held-out benign flows that may raise an alarm: fixes the threshold of the detector."""
+    run: Path | None = None
+    """The run folder; by default a new one under runs/."""
+    seed: int = 0
+    """Of everything random in the run."""
+    log: tracking.Name = "none"
+    """Also tell an experiment tracker, each with an extra of its name: tensorboard, mlflow, wandb."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_positives < 1:
+            raise ValueError(
+                "The 'false_positives' parameter must be a number in the range (0, 1). "
+                f"Got {self.false_positives!r} instead."
+            )
+
+
+def run(system: System, arguments: Sequence[str]) -> int:
+    """Train, and return the exit code."""
+    omit = tyro.conf.OmitArgPrefixes
+    flags = make_dataclass(
+        "Flags",
+        [
+            ("where", Annotated[Where, omit], field(default_factory=Where)),
+            ("config", Annotated[system.config, omit], field(default_factory=system.config)),
+            ("training", Annotated[Training, omit], field(default=system.training)),
+            ("machines", Annotated[Machines, omit], field(default=AS_STARTED)),
+        ],
+        frozen=True,
+    )
+    chosen: Any = parse(flags, arguments, prog=f"sparring train {system.name}", description=system.card)
+    command = shlex.join(["sparring", "train", system.name, *arguments])
+    folder = train_run(system, chosen.config, chosen.training, chosen.where, command, machines=chosen.machines)
+    if first():
+        print(folder)
+    return 0
+
+
+def train_run(
+    system: System, config: Any, training: Training, where: Where, command: str, *, machines: Machines = AS_STARTED
+) -> Path:
+    """Train one run and return its folder, with the detector as one artefact in it."""
+    kinds = () if where.kinds == ("all",) else where.kinds
+    data = load(where.data, where.data_root, kinds=kinds)
+    folder = where.run or new_folder(f"{system.name}-{data.name}")
+    width = data.preprocessing.width
+    torch.manual_seed(0)
+    parameters = sum(p.numel() for p in models.build(where.model, width).parameters())
+    job = Job(
+        system=system,
+        config=config,
+        training=training,
+        seed=where.seed,
+        data=described(data, where),
+        source=data.train,
+        model={"spec": where.model, "parameters": parameters},
+        make_model=lambda: models.build(where.model, width),
+        baseline=_standard,
+        threat=within(data, config.eps),
+        command=command,
+        circumstance={"data_root": None if where.data_root is None else str(where.data_root.resolve())},
+    )
+    say(f"{system.name} on {data.name} ({len(data.train)} flows of {width} numbers), run folder {folder}")
+    finished = train(job, folder, machines=machines, log=where.log)
+    best, timing = finished["best"], finished["timing"]
+    say(
+        f"best epoch {best['epoch']}: {best['clean']:.1%} of the flows held out are right, {best['robust']:.1%} under "
+        f"attack; {timing['seconds']:.0f} s of training"
+    )
+    if first():
+        model = models.build(where.model, width)
+        checkpoint.load_weights(folder / BEST, model)
+        _keep(folder, model.eval(), data, where, training)
+    return folder
+
+
+def within(data: FlowData, eps: float) -> Threat:
+    """What may become of a malicious flow of this data."""
+    return OfClass(Feasible(data.preprocessing, eps), MALICIOUS)
+
+
+def described(data: FlowData, where: Where) -> record.Record:
+    """A set of flows as a record names it."""
+    return {
+        "name": data.name,
+        "kinds": list(where.kinds),
+        "classes": list(CLASSES),
+        "shape": [data.preprocessing.width],
+        "train": len(data.train),
+        "test": len(data.test),
+        "schema": data.preprocessing.schema.name,
+        "fingerprint": data.fingerprint,
+    }
+
+
+@torch.no_grad()
+def scores(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The probability of malicious, float64 `[N]`."""
+    return torch.cat([model(part).double().softmax(1)[:, MALICIOUS] for part in x.split(8192)])
+
+
+def held_out_benign(data: FlowData, training: Training, seed: int) -> torch.Tensor:
+    """The benign vectors that no weight has seen: what a threshold is fixed on."""
+    _, rows = hold_out(data.train.y, training.validation, seed)
+    x, y = data.train.take(rows)
+    return x[y != MALICIOUS]
+
+
+def _keep(folder: Path, model: nn.Module, data: FlowData, where: Where, training: Training) -> None:
+    benign = held_out_benign(data, training, where.seed)
+    threshold = threshold_at(scores(model, benign), where.false_positives)
+    reference = data.train.x[data.train.y != MALICIOUS].mean(0)
+    artefact = to_bytes(
+        model,
+        spec=where.model,
+        preprocessing=data.preprocessing,
+        threshold=threshold,
+        false_positives=where.false_positives,
+        reference=reference,
+    )
+    checkpoint.write(folder / DETECTOR, artefact)
+    share = f"{where.false_positives:.2%}"
+    say(f"threshold {threshold:.4g} for at most {share} false alarms on {len(benign)} benign flows held out")
+
+
+def _standard(model: nn.Module, tools: Tools) -> Game:
+    system = systems.find("ddos")
+    return system.game(replace(system.config(), adversary="none"), model=model, tools=tools)
