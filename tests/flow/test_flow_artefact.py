@@ -92,14 +92,14 @@ def test_nothing_pickled_is_read(tmp_path: Path) -> None:
     trap, buffer = tmp_path / "trap", io.BytesIO()
     torch.save({"weights": torch.zeros(2)}, buffer)
     for bad in (pickle.dumps(_Opens(trap)), buffer.getvalue()):
-        with pytest.raises(ArtefactError, match="not a whole safetensors file .* Pickled models are not read"):
+        with pytest.raises(ArtefactError, match=r"not a whole safetensors file .* Pickled models are not read"):
             from_bytes(bad)
     assert not trap.exists()
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
 def test_a_file_that_was_cut_off_is_refused(size: int) -> None:
-    with pytest.raises(ArtefactError, match="m.st is not a whole safetensors file"):
+    with pytest.raises(ArtefactError, match=r"m\.st is not a whole safetensors file"):
         from_bytes(content()[:size], "m.st")
 
 
@@ -107,7 +107,7 @@ def test_a_file_that_is_not_there_or_holds_weights_only(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"nowhere must be a file that holds a detector. No such file"):
         load(tmp_path / "nowhere")
     for metadata in (None, {"other": "1"}):
-        with pytest.raises(ArtefactError, match="holds weights but no detector: its metadata must have 'sparring.det"):
+        with pytest.raises(ArtefactError, match="holds weights but no detector: its metadata"):
             from_bytes(save_tensors({"w": torch.zeros(2)}, metadata))
     with pytest.raises(ArtefactError, match="no JSON"):
         from_bytes(save_tensors({"w": torch.zeros(2)}, {KEY: "{"}))
@@ -115,7 +115,7 @@ def test_a_file_that_is_not_there_or_holds_weights_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", [2, 0, None, "1"])
 def test_another_format_is_refused(format: object) -> None:
-    with pytest.raises(ArtefactError, match="must be a detector of format 1. Got format"):
+    with pytest.raises(ArtefactError, match=r"must be a detector of format 1\. Got format"):
         from_bytes(edited(lambda facts: facts.update(format=format)))
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.flow.made_flows import rows
 from torch import Tensor, nn
 
 from sparring.cli import main
+from sparring.commands import flow_train
 from sparring.core.compose import OfClass
 from sparring.core.game import play
 from sparring.core.gradient import frozen
@@ -21,6 +23,7 @@ from sparring.core.players import Nature
 from sparring.core.tools import Tools
 from sparring.domains.flow.check import violations
 from sparring.domains.flow.feasible import Feasible
+from sparring.domains.flow.generator import fit
 from sparring.domains.flow.preprocessing import Preprocessing
 from sparring.domains.flow.table import Table
 from sparring.systems import ddos, standard
@@ -110,6 +113,22 @@ def test_training_against_it_lowers_what_it_wins(prepared: tuple[Preprocessing, 
     assert worst["capgd"] < 0.9 * worst["none"]
 
 
+def test_gadot_mimics_and_needs_its_generator(table: Table, prepared: tuple[Preprocessing, Tensor, Tensor]) -> None:
+    preprocessing, x, y = prepared
+    model = network(preprocessing.width)
+    generator = fit(x[y == 0], torch.Generator().manual_seed(0), steps=3, batch=16)
+    config = ddos.Config(adversary="gadot", eps=EPS, steps=4)
+    threat = OfClass(Feasible(preprocessing, EPS), 1)
+    hands = Tools(rng=torch.Generator().manual_seed(0))
+    game = ddos.game(config, model=model, threat=threat, tools=hands, generator=generator)
+    z = game.adversary.respond(model, (x, y))
+    assert torch.equal(z[y == 0], x[y == 0])
+    assert (z != x).any(1)[y == 1].any()
+    assert violations(table, preprocessing.to_table(z, table)).feasible.all()
+    with pytest.raises(ValueError, match="'generator' parameter"):
+        ddos.game(config, model=model, threat=threat)
+
+
 def test_the_control_leaves_the_feasible_set(table: Table, prepared: tuple[Preprocessing, Tensor, Tensor]) -> None:
     preprocessing, x, y = prepared
     model = network(preprocessing.width)
@@ -119,7 +138,7 @@ def test_the_control_leaves_the_feasible_set(table: Table, prepared: tuple[Prepr
 
 
 @pytest.mark.parametrize(
-    "changes", [{"adversary": "gan"}, {"weight": 1.5}, {"eps": 0.0}, {"steps": 0}, {"eps_warmup": -1.0}]
+    "changes", [{"adversary": "gradient"}, {"weight": 1.5}, {"eps": 0.0}, {"steps": 0}, {"eps_warmup": -1.0}]
 )
 def test_config_refuses_what_is_outside(changes: dict[str, object]) -> None:
     (name,) = changes
@@ -156,6 +175,7 @@ def test_train_writes_an_artefact_and_reproduce_gives_a_verdict(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     common = ["--data-root", str(files), "--epochs", "2"]
+    monkeypatch.setattr(flow_train, "fit", partial(fit, steps=3))
     assert main(["train", "ddos", *common, "--steps", "2", "--run", "runs/a", "--device", "cpu"]) == 0
     capsys.readouterr()
     assert Path("runs/a/detector.safetensors").exists()
@@ -166,7 +186,7 @@ def test_train_writes_an_artefact_and_reproduce_gives_a_verdict(
     assert main(words) == 0
     answer = json.loads(capsys.readouterr().out)
     assert list(answer) == ["verdict", "effect", "arms", "seeds", "command"]
-    assert [arm["name"] for arm in answer["arms"]] == ["standard", "capgd", "unconstrained", "trees"]
+    assert [arm["name"] for arm in answer["arms"]] == ["standard", "capgd", "gadot", "unconstrained", "trees"]
     assert all(arm["infeasible"] == 0 for arm in answer["arms"])
     assert answer["effect"]["n"] == 15
     for arm in answer["arms"]:

@@ -55,6 +55,12 @@ def test_the_columns_of_a_pipe_are_found_behind_a_broken_first_line() -> None:
     assert (lines, refused) == ([2, 3], [1])
 
 
+def test_the_header_of_a_pipe_is_no_row() -> None:
+    source = io.BufferedReader(io.BytesIO("\n".join([",".join(SCHEMA.names), GOOD, GOOD]).encode()))
+    lines, values, refused = summary(piped(source, SCHEMA, 10))
+    assert (lines, values, refused) == ([2, 3], [215, 215], [])
+
+
 def test_what_a_file_says_about_labels_is_not_looked_at(tmp_path: Path) -> None:
     (tmp_path / "flows.csv").write_text(f"{GOOD},,21\n{GOOD},normal,21\n")
     (part,) = parts(tmp_path / "flows.csv", SCHEMA, 10)

@@ -1,6 +1,7 @@
 """Detectors of flows: what they take and give, how they start, and what they say to a name that is none."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def test_vectors_become_two_logits(spec: str, width: int, rng: torch.Generator) 
 def test_the_parameters_are_as_many_as_the_layers_say() -> None:
     assert sum(p.numel() for p in mlp(118).parameters()) == 40_130
     sizes = (118, 128, 128, 64, 2)
-    expected = sum((inputs + 1) * outputs for inputs, outputs in zip(sizes, sizes[1:], strict=False))
+    expected = sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
     assert sum(p.numel() for p in mlp(118).parameters()) == expected
     expected = (3 + 1) * 32 + (3 * 32 + 1) * 64 + (64 * 29 + 1) * 64 + (64 + 1) * 2
     assert sum(p.numel() for p in cnn(118).parameters()) == expected
@@ -58,7 +59,7 @@ def test_a_reconstruction_has_the_shape_of_its_vector_and_lies_between_0_and_1(r
 def test_a_name_that_is_none_gets_the_nearest() -> None:
     with pytest.raises(ModelError, match=r"must be one of mlp, cnn. Got 'mpl' instead. Did you mean 'mlp'\?"):
         build("mpl", 10)
-    with pytest.raises(ModelError, match="Got 'forest' instead.$"):
+    with pytest.raises(ModelError, match=r"Got 'forest' instead\.$"):
         build("forest", 10)
 
 

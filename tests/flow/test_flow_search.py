@@ -184,6 +184,19 @@ def test_same_rng_same_answer_and_an_example_does_not_see_its_neighbours() -> No
     torch.testing.assert_close(search(separable, x[4:6], threat, queries=90, rng=seeded(2)), z[4:6], rtol=0, atol=0)
 
 
+def test_queries_do_not_go_to_what_may_not_change_nor_back_to_a_parent() -> None:
+    x, points = hand(12), list[Tensor]()
+
+    def away(z: Tensor) -> Tensor:
+        """x is the best there is, so that it is a parent again and again."""
+        points.append(z)
+        return -(z - x).abs().sum(1)
+
+    assert torch.equal(search(away, x, Feasible(FITTED, EPS), queries=300, rng=seeded()), x)
+    again = torch.stack([(z == x).all(1) for z in points[1:]]).double().mean()
+    assert again < 0.02
+
+
 @pytest.mark.parametrize("threat", [Linf(0.2), L2(0.3), L1(0.4), Masked(Linf(0.2), torch.eye(4)[:1])])
 def test_serves_the_other_threats_of_the_library(threat: Linf | L2 | L1 | Masked) -> None:
     x = 0.3 + 0.4 * torch.rand(5, 4, generator=seeded(1))
@@ -200,6 +213,10 @@ def test_rows_of_another_class_stay_and_what_may_move_is_known() -> None:
     assert movable(threat, x).tolist() == [[bool(label) and k < 4 for k in range(7)] for label in y]
     z = search(separable, x, threat, queries=60, rng=seeded())
     assert torch.equal((z != x).any(1), y == 1)
+    leaving = Judging(bar=float(separable(x)[0]) - 1e-9, rows=torch.arange(6))  # the first row is lost as it is
+    assert not leaving.judge(x)[1].all()
+    z = search(leaving, x, threat, queries=60, rng=seeded())
+    assert torch.equal(z[y == 0], x[y == 0])
     assert movable(L1(0.1), x).all()
 
 

@@ -14,32 +14,21 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparring import systems
-from sparring.attacks.apgd import apgd
 from sparring.commands.arms import digest
 from sparring.commands.flags import RUNS, parse, say
-from sparring.commands.flow_train import DETECTOR, Where, held_out_benign, scores, train_run
-from sparring.commands.flow_trees import trees
-from sparring.core.gradient import frozen
-from sparring.core.payoff import margin
-from sparring.core.seeds import derive
-from sparring.core.threat import Threat
-from sparring.domains.flow import artefact
-from sparring.domains.flow.check import violations
-from sparring.domains.flow.data import MALICIOUS, FlowData, load
-from sparring.domains.flow.feasible import Feasible, unconstrained
-from sparring.domains.flow.search import search
+from sparring.commands.flow_battery import Trial, attacked, forest
+from sparring.commands.flow_train import DETECTOR, Where, generator, train_run
+from sparring.domains.flow.data import load
 from sparring.engine import checkpoint, record
 from sparring.evaluation.claim import Arm, Claim, over_seeds, verdict
-from sparring.evaluation.detection import auroc, threshold_at
 
-EPS = (0.05, 0.1, 0.2, 0.3)
-"""Radii of the attacked detection rates."""
 ARMS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
     ("standard", (("adversary", "none"),)),
     ("capgd", ()),
+    ("gadot", (("adversary", "gadot"),)),
     ("unconstrained", (("adversary", "pgd"),)),
 )
 """Torch arms: the baseline, the method, and the control whose training adversary ignores what is feasible."""
@@ -89,163 +78,81 @@ class Flags:
 def run(arguments: Sequence[str]) -> int:
     """Reproduce, print, and return the exit code, 0 whatever the verdict."""
     flags = parse(Flags, arguments, prog="sparring reproduce", description=Flags.__doc__ or "")
-    answer = reproduce(_settled(flags), shlex.join(["sparring", "reproduce", *arguments]))
+    answer = reproduce(flags, shlex.join(["sparring", "reproduce", *arguments]))
     print(json.dumps(answer, allow_nan=False) if flags.json else text(answer))
     return 0
 
 
 def reproduce(flags: Flags, command: str) -> dict[str, Any]:
     """Train and attack what is not there yet; the answer, which is also written to `RUN/ddos/claim-DATA-HASH.json`."""
+    sizes = sizes_of(flags)
     data = load(flags.data, flags.data_root, kinds=() if flags.kinds == ("all",) else flags.kinds)
-    seeds = range(flags.seed, flags.seed + int(flags.seeds or 5))
+    seeds = range(flags.seed, flags.seed + sizes.seeds)
     say(f"{len(ARMS) + 1} arms, {len(seeds)} seeds; {len(data.train)} training flows, {int(data.test.y.sum())} attacks")
+    other = generator(data, -1 - flags.seed)
+    trial = Trial(sizes.n, flags.eps, flags.false_positives, flags.seed)
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for seed in seeds:
         for name, changes in ARMS:
-            folder = _trained(flags, name, changes, seed, command)
-            found.setdefault(name, {})[seed] = _kept(
-                folder, flags, lambda f=folder, s=seed: _attacked(f, data, flags, s)
-            )
-        folder = _folder(flags, "standard", ARMS[0][1], seed)
-        make = partial(_forest, folder, data, flags, seed)
-        found.setdefault("trees", {})[seed] = _kept(folder, flags, make, stem="trees")
+            folder = _trained(flags, sizes.epochs, name, changes, seed, command)
+            make = partial(attacked, folder, data, trial, seed, other)
+            found.setdefault(name, {})[seed] = _kept(folder, trial, make)
+        folder = _folder(flags, sizes.epochs, "standard", ARMS[0][1], seed)
+        make = partial(forest, folder, data, trial, seed)
+        found.setdefault("trees", {})[seed] = _kept(folder, trial, make, stem="trees")
     answer = _answer(found, flags, command)
-    file = flags.run / "ddos" / f"claim-{Path(flags.data).name}-{digest(_identity(flags))}.json"
+    asked = digest([asdict(trial), asdict(sizes), flags.kinds, flags.model])
+    file = flags.run / "ddos" / f"claim-{Path(flags.data).name}-{asked}.json"
     checkpoint.write(file, json.dumps(answer, indent=1, allow_nan=False).encode())
     say(f"written to {file}")
     return answer
 
 
-def _settled(flags: Flags) -> Flags:
-    seeds, epochs, n = (3, 6, 500) if flags.quick else (5, 20, 2000)
+@dataclass(frozen=True)
+class Sizes:
+    """What is spent: runs of each arm, their epochs, and malicious test flows."""
+
+    seeds: int
+    epochs: int
+    n: int
+
+
+def sizes_of(flags: Flags) -> Sizes:
+    """What the flags say, and where they say nothing the full or the quick setting. Raises ValueError for a bad one."""
+    usual = Sizes(3, 6, 500) if flags.quick else Sizes(5, 20, 2000)
+    given = {name: value for name in ("seeds", "epochs", "n") if (value := getattr(flags, name)) is not None}
     for name, least in (("seeds", 1), ("epochs", 1), ("n", 0)):
-        value = getattr(flags, name)
-        if value is not None and value < least:
-            raise ValueError(f"The {name!r} parameter must be an int >= {least}. Got {value} instead.")
-    chosen = (("seeds", seeds), ("epochs", epochs), ("n", n))
-    return replace(flags, **{name: value for name, value in chosen if getattr(flags, name) is None})
+        if given.get(name, least) < least:
+            raise ValueError(f"The {name!r} parameter must be an int >= {least}. Got {given[name]} instead.")
+    return replace(usual, **given)
 
 
-def _identity(flags: Flags) -> list[Any]:
-    circumstance = ("run", "json", "quick", "data_root")
-    return [{name: value for name, value in asdict(flags).items() if name not in circumstance}]
-
-
-def _folder(flags: Flags, arm: str, changes: tuple[tuple[str, Any], ...], seed: int) -> Path:
-    same = [flags.data, flags.kinds, flags.model, flags.epochs, flags.eps, flags.false_positives, changes]
+def _folder(flags: Flags, epochs: int, arm: str, changes: tuple[tuple[str, Any], ...], seed: int) -> Path:
+    same = [flags.data, flags.kinds, flags.model, epochs, flags.eps, flags.false_positives, changes]
     return flags.run / "ddos" / f"{arm}-{digest(same)}-{seed}"
 
 
-def _trained(flags: Flags, arm: str, changes: tuple[tuple[str, Any], ...], seed: int, command: str) -> Path:
-    folder = _folder(flags, arm, changes, seed)
+def _trained(
+    flags: Flags, epochs: int, arm: str, changes: tuple[tuple[str, Any], ...], seed: int, command: str
+) -> Path:
+    folder = _folder(flags, epochs, arm, changes, seed)
     if not ((folder / DETECTOR).exists() and record.read(folder)["status"] == "done"):
         system = systems.find("ddos")
         config = replace(system.config(), eps=flags.eps, **dict(changes))
-        training = replace(system.training, epochs=flags.epochs, precision="32", compile="off")
+        training = replace(system.training, epochs=epochs, precision="32", compile="off")
         where = Where(flags.data, flags.data_root, flags.kinds, flags.model, flags.false_positives, folder, seed)
         folder.parent.mkdir(parents=True, exist_ok=True)
         train_run(system, config, training, where, command)
     return folder
 
 
-def _kept(folder: Path, flags: Flags, make: Callable[[], dict[str, Any]], stem: str = "attacked") -> dict[str, Any]:
+def _kept(folder: Path, trial: Trial, make: Callable[[], dict[str, Any]], stem: str = "attacked") -> dict[str, Any]:
     """What was found before in the same trial, or is found now."""
-    file = folder / f"{stem}-{digest([flags.n, flags.eps, flags.false_positives])}.json"
+    file = folder / f"{stem}-{digest(asdict(trial))}.json"
     if not file.exists():
         checkpoint.write(file, json.dumps(make(), allow_nan=False).encode())
     found: dict[str, Any] = json.loads(file.read_text())
     return found
-
-
-def _drawn(data: FlowData, flags: Flags) -> Tensor:
-    """Malicious test rows, the same for every arm and seed."""
-    rows = (data.test.y == MALICIOUS).nonzero().squeeze(1)
-    if not flags.n or flags.n >= len(rows):
-        return rows
-    chance = torch.Generator().manual_seed(derive(flags.seed, "flows"))
-    return rows[torch.randperm(len(rows), generator=chance)[: flags.n].sort().values]
-
-
-def _attacked(folder: Path, data: FlowData, flags: Flags, seed: int) -> dict[str, Any]:
-    """Everything about one detector: clean rates, and detection under each attack."""
-    detector = artefact.load(folder / DETECTOR)
-    model, threshold = detector.model, detector.threshold
-    rows = _drawn(data, flags)
-    x = data.test.x[rows]
-    caught = {"clean": scores(model, x) > threshold}
-    infeasible = 0
-    for eps in EPS:
-        z = _strongest(model, x, Feasible(data.preprocessing, eps), seed)
-        infeasible += _infeasible(data, rows, x, z)
-        caught[f"feasible {eps:g}"] = caught["clean"] & (scores(model, z) > threshold)
-    loose = _strongest(model, x, unconstrained(data.preprocessing, flags.eps), seed)
-    caught[f"unconstrained {flags.eps:g}"] = caught["clean"] & (scores(model, loose) > threshold)
-    return _facts(data, rows, caught, scores(model, data.test.x), threshold, infeasible)
-
-
-def _strongest(model: nn.Module, x: Tensor, threat: Threat, seed: int) -> Tensor:
-    """Auto-PGD on the margin, 50 steps from two random starts: of each row the z with the highest one."""
-    parts = []
-    with frozen(model) as seen:
-        for k, part in enumerate(x.split(1000)):
-            rng = torch.Generator().manual_seed(derive(seed, "attack", k))
-            y = torch.full((len(part),), MALICIOUS)
-            gain = lambda z, /, y=y: margin(seen(z), y)  # noqa: E731
-            parts.append(apgd(gain, part, threat, steps=50, restarts=2, rng=rng))
-    return torch.cat(parts)
-
-
-def _infeasible(data: FlowData, rows: Tensor, x: Tensor, z: Tensor) -> int:
-    """How many of the changed rows the independent check refuses, beyond what the originals break already."""
-    original = data.test.table.take(rows.numpy())
-    sound = violations(original, original).feasible
-    moved = (z != x).any(1).numpy()
-    changed = data.preprocessing.to_table(z, original)
-    return int((~violations(original, changed).feasible & sound & moved).sum())
-
-
-def _forest(folder: Path, data: FlowData, flags: Flags, seed: int) -> dict[str, Any]:
-    """Gradient-boosted trees: attacked by what broke the standard network, and by a black-box search."""
-    model = trees(data, systems.find("ddos").training.validation, seed)
-    benign = held_out_benign(data, systems.find("ddos").training, seed)
-    threshold = threshold_at(model(benign), flags.false_positives)
-    rows = _drawn(data, flags)
-    x = data.test.x[rows]
-    caught = {"clean": model(x) > threshold}
-    substitute, infeasible = artefact.load(folder / DETECTOR).model, 0
-    for eps in EPS:
-        threat = Feasible(data.preprocessing, eps)
-        moved = _strongest(substitute, x, threat, seed)
-        caught[f"feasible {eps:g}"] = caught["clean"] & (model(moved) > threshold)
-        if eps == flags.eps:
-            rng = torch.Generator().manual_seed(derive(seed, "search"))
-            found = search(lambda z, /: -model(z), x, threat, queries=200, rng=rng)
-            infeasible += _infeasible(data, rows, x, found)
-            caught[f"search {eps:g}"] = caught["clean"] & (model(found) > threshold)
-            caught[f"feasible {eps:g}"] &= caught[f"search {eps:g}"]
-        infeasible += _infeasible(data, rows, x, moved)
-    return _facts(data, rows, caught, model(data.test.x), threshold, infeasible)
-
-
-def _facts(
-    data: FlowData, rows: Tensor, caught: dict[str, Tensor], every: Tensor, threshold: float, infeasible: int
-) -> dict[str, Any]:
-    malicious = data.test.y == MALICIOUS
-    unseen = torch.from_numpy(data.unseen)
-    called = every > threshold
-    at_test = threshold_at(every[~malicious], 0.01)
-    return {
-        "caught": {name: "".join("1" if bit else "0" for bit in each.tolist()) for name, each in caught.items()},
-        "unseen rows": "".join("1" if bit else "0" for bit in unseen[rows].tolist()),
-        "detection": called[malicious].double().mean().item(),
-        "detection, seen types": called[malicious & ~unseen].double().mean().item(),
-        "detection, unseen types": called[malicious & unseen].double().mean().item() if unseen.any() else None,
-        "false positives": called[~malicious].double().mean().item(),
-        "detection at 1 % false positives on the test": (every[malicious] > at_test).double().mean().item(),
-        "AUROC": auroc(every, malicious),
-        "threshold": threshold,
-        "infeasible": infeasible,
-    }
 
 
 def _answer(found: dict[str, dict[int, dict[str, Any]]], flags: Flags, command: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +15,14 @@ from sparring import systems
 from sparring.commands.flags import new_folder, parse, say
 from sparring.core.compose import OfClass
 from sparring.core.game import Game
+from sparring.core.seeds import derive
 from sparring.core.threat import Threat
 from sparring.core.tools import Tools
 from sparring.domains.flow import models
 from sparring.domains.flow.artefact import to_bytes
 from sparring.domains.flow.data import CLASSES, MALICIOUS, FlowData, load
 from sparring.domains.flow.feasible import Feasible
+from sparring.domains.flow.generator import Generator, fit
 from sparring.engine import checkpoint, record, tracking
 from sparring.engine.job import BEST, Job
 from sparring.engine.machines import AS_STARTED, Machines
@@ -94,6 +97,8 @@ def train_run(
     width = data.preprocessing.width
     torch.manual_seed(0)
     parameters = sum(p.numel() for p in models.build(where.model, width).parameters())
+    if config.adversary == "gadot":
+        system = replace(system, game=partial(system.game, generator=generator(data, where.seed)))
     job = Job(
         system=system,
         config=config,
@@ -125,6 +130,12 @@ def train_run(
 def within(data: FlowData, eps: float) -> Threat:
     """What may become of a malicious flow of this data."""
     return OfClass(Feasible(data.preprocessing, eps), MALICIOUS)
+
+
+def generator(data: FlowData, seed: int) -> Generator:
+    """A generator of this data's benign training flows, a function of the seed."""
+    say("fitting a generator of benign flows")
+    return fit(data.train.x[data.train.y != MALICIOUS], torch.Generator().manual_seed(derive(seed, "generator")))
 
 
 def described(data: FlowData, where: Where) -> record.Record:

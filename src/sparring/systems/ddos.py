@@ -8,9 +8,11 @@ Learner
     One optimiser step per batch on the mean of it: benign rows as they came, malicious rows as they came and as the
     attacker would have sent them.
 Adversary
-    Only malicious rows are its own. `capgd`: Auto-PGD whose every iterate is brought back into C(x), relations repaired.
-    It ascends the margin: with two classes cross-entropy is softplus of it, so both rise along the same signs, but the
-    margin still does where the detector is certain.
+    Only malicious rows are its own. `capgd`: Auto-PGD whose every iterate is brought back into C(x), relations
+    repaired. It ascends the margin: with two classes cross-entropy is softplus of it, so both rise along the same
+    signs, but the margin still does where the detector is certain. `gadot`: a Wasserstein GAN with gradient penalty
+    learns benign flows; a malicious row takes over what it may of a generated one, brought back into C(x), the best of
+    several.
 Payoff
     Cross-entropy at the adversary's move.
 Threat
@@ -38,6 +40,7 @@ from torch import Tensor, nn
 
 from sparring.attacks.apgd import apgd
 from sparring.core import inner
+from sparring.core.attack import Attack
 from sparring.core.game import Adversary, Batch, Game
 from sparring.core.payoff import cross_entropy, hard, margin, of_model
 from sparring.core.players import Attacker, Curriculum, Nature, OwnExamples
@@ -46,6 +49,7 @@ from sparring.core.standing import check_count
 from sparring.core.threat import Linf, Threat
 from sparring.core.tools import Tools
 from sparring.domains.flow.data import MALICIOUS
+from sparring.domains.flow.generator import Generator, mimic
 from sparring.engine.system import System
 from sparring.engine.training import Training
 
@@ -54,9 +58,9 @@ from sparring.engine.training import Training
 class Config:
     """Who attacks, how much it counts, and how far it may go."""
 
-    adversary: Literal["capgd", "pgd", "none"] = "capgd"
-    """capgd is Auto-PGD with repair in the feasible set; pgd the same in a plain ball, whose rows nobody could send, as
-    a control; none trains on the rows as they are."""
+    adversary: Literal["capgd", "gadot", "pgd", "none"] = "capgd"
+    """capgd is Auto-PGD with repair in the feasible set; gadot mimics benign flows that a GAN makes; pgd is Auto-PGD in
+    a plain ball, whose rows nobody could send, as a control; none trains on the rows as they are."""
     weight: float = 0.5
     """a: share of the attacked row in the loss of a malicious row, in [0, 1]; 0 trains without an adversary."""
     threat: Literal["linf"] = "linf"
@@ -64,13 +68,14 @@ class Config:
     eps: float = 0.1
     """Radius in scaled space, where every feature is in [0, 1] over the training rows."""
     steps: int = 10
-    """Gradient steps of the attack."""
+    """Gradient steps of the attack; of gadot the generated flows that it chooses from."""
     eps_warmup: float = 0.0
     """Share of training over which eps grows linearly from a tenth to all of itself, in [0, 1]."""
 
     def __post_init__(self) -> None:
-        if self.adversary not in ("capgd", "pgd", "none"):
-            raise ValueError(f"The 'adversary' parameter must be capgd, pgd or none. Got {self.adversary!r} instead.")
+        if self.adversary not in ADVERSARIES:
+            known = ", ".join(ADVERSARIES)
+            raise ValueError(f"The 'adversary' parameter must be one of {known}. Got {self.adversary!r} instead.")
         Linf(self.eps)
         check_count("steps", self.steps)
         for name in ("weight", "eps_warmup"):
@@ -78,6 +83,9 @@ class Config:
                 raise ValueError(
                     f"The {name!r} parameter must be a number in the range [0, 1]. Got {getattr(self, name)!r} instead."
                 )
+
+
+ADVERSARIES = ("capgd", "gadot", "pgd", "none")
 
 
 def objective(weight: float) -> "partial[Tensor]":
@@ -101,6 +109,7 @@ def game(
     optimizer: torch.optim.Optimizer | None = None,
     threat: Threat | None = None,
     tools: Tools | None = None,
+    generator: Generator | None = None,
 ) -> Game:
     """The game of a detector.
 
@@ -111,7 +120,13 @@ def game(
         threat: what may become of a malicious row: `OfClass(Feasible(preprocessing, eps), 1)`. By default a plain ball,
             in which rows need not be feasible.
         tools: what an engine hands in.
+        generator: of benign flows, for the adversary gadot (`sparring.domains.flow.generator.fit`).
+
+    Raises:
+        ValueError: for gadot without a generator.
     """
+    if config.adversary == "gadot" and generator is None:
+        raise ValueError("The 'generator' parameter must be a generator of benign flows for the adversary gadot.")
     tools = tools or Tools()
     payoff = of_model(cross_entropy)
     optimizer = optimizer or SYSTEM.training.make_optimizer(model.parameters())
@@ -121,7 +136,9 @@ def game(
 
     def at(progress: float) -> Attacker:
         share = ramp(progress, config.eps_warmup)
-        attack = partial(apgd, steps=config.steps)
+        attack: Attack = partial(apgd, steps=config.steps)
+        if generator is not None and config.adversary == "gadot":
+            attack = partial(mimic, generator=generator, draws=config.steps)
         reach = within if share == 1 else within.scaled(share)
         return Attacker(of_model(margin), reach, attack, tools.rng, view=tools.view)
 

@@ -77,8 +77,8 @@ def load(name: str, root: str | Path | None = None, *, kinds: tuple[str, ...] = 
     """A set of flows by name or path.
 
     Args:
-        name: `nsl-kdd`, `unsw-nb15`, `cic-ddos2019`, or a path, as `sparring.domains.flow.read` takes it. Where there is
-            one table, a fixed quarter of every kind of traffic is the test.
+        name: `nsl-kdd`, `unsw-nb15`, `cic-ddos2019`, or a path, as `sparring.domains.flow.read` takes it. Where there
+            is one table, a fixed quarter of every kind of traffic is the test.
         root: folder that named sets are looked for in; by default the environment variable SPARRING_DATA.
         kinds: of attack to keep, beside benign rows; none keeps all. NSL-KDD: dos, probe, r2l, u2r; others by label.
 
