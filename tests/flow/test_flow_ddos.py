@@ -3,7 +3,6 @@
 import copy
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +174,7 @@ def test_train_writes_an_artefact_and_reproduce_gives_a_verdict(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     common = ["--data-root", str(files), "--epochs", "2"]
-    monkeypatch.setattr(flow_train, "fit", partial(fit, steps=3))
+    monkeypatch.setattr(flow_train, "fit", lambda benign, rng, **_: fit(benign, rng, steps=3))
     assert main(["train", "ddos", *common, "--steps", "2", "--run", "runs/a", "--device", "cpu"]) == 0
     capsys.readouterr()
     assert Path("runs/a/detector.safetensors").exists()

@@ -184,17 +184,18 @@ def test_same_rng_same_answer_and_an_example_does_not_see_its_neighbours() -> No
     torch.testing.assert_close(search(separable, x[4:6], threat, queries=90, rng=seeded(2)), z[4:6], rtol=0, atol=0)
 
 
-def test_queries_do_not_go_to_what_may_not_change_nor_back_to_a_parent() -> None:
-    x, points = hand(12), list[Tensor]()
+@pytest.mark.parametrize("threat", [Feasible(FITTED, EPS), Masked(Linf(0.3), torch.tensor([[0.0, 0, 0, 0, 0, 1, 1]]))])
+def test_queries_do_not_go_to_what_may_not_change_nor_back_to_a_parent(threat: Feasible | Masked) -> None:
+    x, points = 0.9 * hand(12) if isinstance(threat, Masked) else hand(12), list[Tensor]()
 
     def away(z: Tensor) -> Tensor:
         """x is the best there is, so that it is a parent again and again."""
         points.append(z)
         return -(z - x).abs().sum(1)
 
-    assert torch.equal(search(away, x, Feasible(FITTED, EPS), queries=300, rng=seeded()), x)
+    assert torch.equal(search(away, x, threat, queries=300, rng=seeded()), x)
     again = torch.stack([(z == x).all(1) for z in points[1:]]).double().mean()
-    assert again < 0.02
+    assert again < 0.06
 
 
 @pytest.mark.parametrize("threat", [Linf(0.2), L2(0.3), L1(0.4), Masked(Linf(0.2), torch.eye(4)[:1])])

@@ -135,7 +135,8 @@ def within(data: FlowData, eps: float) -> Threat:
 def generator(data: FlowData, seed: int) -> Generator:
     """A generator of this data's benign training flows, a function of the seed."""
     say("fitting a generator of benign flows")
-    return fit(data.train.x[data.train.y != MALICIOUS], torch.Generator().manual_seed(derive(seed, "generator")))
+    benign = data.train.x[data.train.y != MALICIOUS]
+    return fit(benign, torch.Generator().manual_seed(derive(seed, "generator")), steps=1000, learning_rate=1e-3)
 
 
 def described(data: FlowData, where: Where) -> record.Record:

@@ -58,8 +58,8 @@ def search(
 ) -> Tensor:
     """An elitist evolutionary search among allowed points. In the spirit of MOEVA (Simonetto et al., "A unified
     framework for adversarial attack and defense in constrained feature space", 2022), and no reimplementation of it:
-    there is one objective, the gain, where MOEVA trades misclassification, distance and violated constraints off by
-    NSGA-III; here the threat settles the other two before a point is tried.
+    there is one objective, the gain, where MOEVA, as it is commonly described, also weighs distance and violated
+    constraints in a genetic algorithm of several objectives; here the threat settles those before a point is tried.
 
     The first generation is random points and corners of the ball. Then a parent, chosen by tournament and in half the
     cases crossed with another coordinate by coordinate, has one to three of its coordinates moved: all the way to the
