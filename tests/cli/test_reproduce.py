@@ -179,6 +179,26 @@ def test_controls_are_trained_compared_and_measured(priced: None, capsys: pytest
     assert answer(["s2o", *tiny, "--controls", "none"], capsys)["effect"].get("control") is None
 
 
+def test_arms_that_are_explained_stand_side_by_side_in_the_report(
+    priced: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = [*ONE[:6], "--n", "24", *ONE[8:], "--arms", "equal-epochs", "--controls", "no-explanations"]
+    found = answer(["egat", *tiny], capsys)
+    runs = [Path(run) for arm in found["arms"] for run in arm["runs"]]
+    assert len(runs) == 3
+    for arm, run in zip(found["arms"], runs, strict=True):
+        assert (run / "explanations.safetensors").exists()
+        assert {"energy in mask", "stability", "insertion", "colour-swapped clean"} <= set(arm["values"])
+        record = json.loads((run / "record.json").read_text())
+        assert list(record["evaluation"]["explanations"]["methods"]) == ["grad-cam"]
+    assert main(["report", *map(str, runs), "--run", "arms"]) == 0
+    capsys.readouterr()
+    (page,) = Path("arms").glob("*.html")
+    text = page.read_text()
+    assert "What the learner of egat" in text
+    assert "Side by side" in text
+
+
 @pytest.mark.parametrize(
     ("gain", "over_control", "said"),
     [

@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor
 
 from sparring.commands import evaluate
-from sparring.commands.beyond import Inputs
+from sparring.commands.beyond import Inputs, explained
 from sparring.commands.flags import say
 from sparring.commands.measures import measured
 from sparring.commands.target import from_run
@@ -31,6 +31,7 @@ from sparring.engine.system import System
 from sparring.engine.training import Training
 from sparring.evaluation import ensemble
 from sparring.evaluation.identity import Named, fingerprint
+from sparring.evaluation.saliency import grad_cam
 from sparring.evaluation.subject import subject
 from sparring.evaluation.suite import SUITES
 
@@ -179,7 +180,18 @@ def _judge(folder: Path, trial: Trial, data_root: Path | None, command: str) -> 
     x, y = (part.to(resolve(trial.device)) for part in target.data.test.take(rows))
     inputs = Inputs(target, x, y, result.z, 0, 256, lambda *_: None)
     values = measured(trial.measures, inputs, rows, ball(trial.norms[0], trial.eps[0]))
+    if "explanations" in trial.measures:
+        _keep_maps(folder, replace(inputs, rows=rows))
     return {**bits, "doubts": doubts, "values": {name: value.tolist() for name, value in values.items()}}
+
+
+def _keep_maps(folder: Path, inputs: Inputs) -> None:
+    """Heat maps of a few test images beside the record, where `sparring report` puts several runs' side by side."""
+    found = explained(inputs, (("grad-cam", grad_cam),))
+    checkpoint.write(folder / evaluate.MAPS, save(found.maps))
+    facts = record.read(folder)
+    facts["evaluation"]["explanations"] = found.as_dict()
+    record.write(folder, facts)
 
 
 def _last(folder: Path, trial: Trial, data_root: Path | None, rows: Tensor) -> dict[str, Tensor]:

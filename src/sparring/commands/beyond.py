@@ -21,6 +21,7 @@ from sparring.evaluation.explanations import Explanations, explanations
 from sparring.evaluation.exploit import Challenge, exploit
 from sparring.evaluation.interval import accuracy
 from sparring.evaluation.outside import outside
+from sparring.evaluation.saliency import METHODS, Method
 from sparring.evaluation.shift import shift
 from sparring.evaluation.subject import Subject, Team, subject
 from sparring.evaluation.temperature import calibrated
@@ -136,13 +137,13 @@ def temperature_scaled(inputs: Inputs) -> dict[str, Any]:
     return {name: calibrated(fitting, (logits[held].cpu(), y), rng) for name, logits in parts.items()}
 
 
-def explained(inputs: Inputs) -> Explanations:
+def explained(inputs: Inputs, methods: Sequence[tuple[str, Method]] = METHODS) -> Explanations:
     """Saliency, integrated gradients and Grad-CAM, clean and attacked: how faithful, how stable, and, where the test
     set has masks of the foreground, how much inside it. The maps' `rows` are rows of the test set, if those are known.
     """
     found = explanations(
         inputs.model, inputs.x, inputs.z, inputs.y,
-        masks=_masks(inputs), seed=inputs.seed, batch_size=inputs.batch_size, advance=inputs.advance,
+        masks=_masks(inputs), seed=inputs.seed, batch_size=inputs.batch_size, advance=inputs.advance, methods=methods,
     )  # fmt: skip
     for name, why in found.left_out.items():
         say(f"no {name}: {why}")

@@ -54,6 +54,8 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
     file.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(file, json.dumps(answer, indent=1, allow_nan=False).encode())
     say(f"written to {file}")
+    folders = [str(entrant.folder(plan.seeds[0])) for entrant in entrants.values()]
+    say(f"the arms on one page: {shlex.join(['sparring', 'report', *folders])}")
     return answer
 
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from sparring.report import facts, images, model_plots, words
 from sparring.report.blocks import Block, Figure, Figures, Gallery, Heading, Picture, Text
-from sparring.report.read import Run, count, items, number
+from sparring.report.read import Run, count, items, mapping, number
 
 
 def training(runs: Sequence[Run]) -> list[Block]:
-    """Loss and validation accuracy per epoch, with the epoch whose weights were kept."""
+    """Loss, validation accuracy and what the learner told per epoch, with the epoch whose weights were kept."""
     blocks: list[Block] = []
     shown = set()
     for run in runs:
@@ -42,6 +42,13 @@ def _training_figures(run: Run) -> list[Figure]:
         )
         kept = "" if best is None else f" The weights of epoch {best:g} were kept."
         figures.append(Figure(svg, f"Validation accuracy of {run.name}; dashed: under attack.{kept}"))
+    for k, name in enumerate(dict.fromkeys(name for _, item in epochs for name in mapping(item, "metrics"))):
+        told = series("metrics", name)
+        if told:
+            label = f"“{name}” of {run.name} by epoch, from {told[0][1]:.3g} to {told[-1][1]:.3g}."
+            curve = [("", told, mark, False)]
+            svg = model_plots.history(f"told{run.index}-{k}", label, curve, axis=words.capital(name), lines=lines)
+            figures.append(Figure(svg, f"What the learner of {run.name} told of itself: {name}, the mean of an epoch."))
     return figures
 
 
