@@ -100,6 +100,8 @@ def test_rows_that_were_at_the_threshold_stay_below_it_when_they_are_scored_agai
     at = threshold_at(benign, 0.01)
     assert int((benign + 5e-7 > at).sum()) == 1
     assert at == pytest.approx(0.4 + 1e-6, abs=1e-7)
+    near = torch.tensor([0.4, 0.4 + 1e-8], dtype=torch.float64)
+    assert int((near > threshold_at(near, 0.5)).sum()) == 1
 
 
 def test_detectors_of_one_class_only() -> None:
