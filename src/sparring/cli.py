@@ -17,6 +17,7 @@ COMMANDS = (
     ("evaluate", "RUN", "measure how robust a trained run is"),
     ("reproduce", "NAME", "put a method to the test against its baseline: arms, seeds, one verdict"),
     ("report", "RUN...", "write the page that shows the evidence"),
+    ("score", "MODEL FLOWS", "say of every flow of a file whether it is an attack"),
     ("list", "", "the systems, data sets and models there are, and your runs"),
     ("cite", "NAME", "BibTeX of what a system, or a run, uses"),
 )

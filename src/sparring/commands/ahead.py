@@ -16,8 +16,9 @@ _AGAIN = 0.1
 def ahead(source: Iterator[T]) -> Iterator[Iterator[T]]:
     """The elements of `source`, in their order, computed on another thread: one of them waits while one is made.
 
-    What `source` raises is raised to whoever asks for the next element. The thread does not outlive the context by more
-    than the element that it is making, and never keeps the program from ending.
+    What `source` raises is raised to whoever asks for the next element. The context ends when the element that is being
+    made then is done: a thread that is inside torch or pyarrow when Python ends would abort the program. So no source
+    that may wait for ever, such as a pipe, belongs in here.
     """
     held: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=1)
     stop = threading.Event()
@@ -49,8 +50,10 @@ def ahead(source: Iterator[T]) -> Iterator[Iterator[T]]:
                 raise error
             yield element  # type: ignore[misc]
 
-    threading.Thread(target=fill, name="reads ahead", daemon=True).start()
+    thread = threading.Thread(target=fill, name="reads ahead", daemon=True)
+    thread.start()
     try:
         yield elements()
     finally:
         stop.set()
+        thread.join()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparring import systems
 from sparring.attacks.apgd import apgd
-from sparring.commands.flow_train import DETECTOR, held_out_benign, scores
+from sparring.commands.flow_train import held_out_benign, scores
 from sparring.commands.flow_trees import trees
 from sparring.core.gradient import frozen
 from sparring.core.payoff import margin
@@ -57,7 +57,7 @@ def drawn(data: FlowData, trial: Trial) -> Tensor:
 def attacked(folder: Path, data: FlowData, trial: Trial, seed: int, other: Generator) -> dict[str, Any]:
     """Everything about one detector: clean rates, and detection under each attack. `other` is a generator that no arm
     was trained with."""
-    detector = artefact.load(folder / DETECTOR)
+    detector = artefact.load(folder / artefact.FILE)
     model, threshold = detector.model, detector.threshold
     rows = drawn(data, trial)
     x = data.test.x[rows]
@@ -112,7 +112,7 @@ def forest(folder: Path, data: FlowData, trial: Trial, seed: int) -> dict[str, A
     rows = drawn(data, trial)
     x = data.test.x[rows]
     caught = {"clean": model(x) > threshold}
-    substitute, infeasible = artefact.load(folder / DETECTOR).model, 0
+    substitute, infeasible = artefact.load(folder / artefact.FILE).model, 0
     for eps in EPS:
         threat = Feasible(data.preprocessing, eps)
         moved = _strongest(substitute, x, threat, seed)

@@ -20,7 +20,8 @@ from sparring import systems
 from sparring.commands.arms import digest
 from sparring.commands.flags import RUNS, parse, say
 from sparring.commands.flow_battery import Trial, attacked, forest
-from sparring.commands.flow_train import DETECTOR, Where, generator, train_run
+from sparring.commands.flow_train import Where, generator, train_run
+from sparring.domains.flow import artefact
 from sparring.domains.flow.data import load
 from sparring.engine import checkpoint, record
 from sparring.evaluation.claim import Arm, Claim, over_seeds, verdict
@@ -136,7 +137,7 @@ def _trained(
     flags: Flags, epochs: int, arm: str, changes: tuple[tuple[str, Any], ...], seed: int, command: str
 ) -> Path:
     folder = _folder(flags, epochs, arm, changes, seed)
-    if not ((folder / DETECTOR).exists() and record.read(folder)["status"] == "done"):
+    if not ((folder / artefact.FILE).exists() and record.read(folder)["status"] == "done"):
         system = systems.find("ddos")
         config = replace(system.config(), eps=flags.eps, **dict(changes))
         training = replace(system.training, epochs=epochs, precision="32", compile="off")

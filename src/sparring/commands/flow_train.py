@@ -19,7 +19,7 @@ from sparring.core.seeds import derive
 from sparring.core.threat import Threat
 from sparring.core.tools import Tools
 from sparring.domains.flow import models
-from sparring.domains.flow.artefact import to_bytes
+from sparring.domains.flow.artefact import FILE, to_bytes
 from sparring.domains.flow.data import CLASSES, MALICIOUS, FlowData, load
 from sparring.domains.flow.feasible import Feasible
 from sparring.domains.flow.generator import Generator, fit
@@ -32,10 +32,6 @@ from sparring.engine.stream import hold_out
 from sparring.engine.system import System
 from sparring.engine.training import Training
 from sparring.evaluation.detection import threshold_at
-
-DETECTOR = "detector.safetensors"
-"""The artefact in a run folder that `sparring score` takes: weights, preprocessing, threshold."""
-
 
 @dataclass(frozen=True)
 class Where:
@@ -178,7 +174,7 @@ def _keep(folder: Path, model: nn.Module, data: FlowData, where: Where, training
         false_positives=where.false_positives,
         reference=reference,
     )
-    checkpoint.write(folder / DETECTOR, artefact)
+    checkpoint.write(folder / FILE, artefact)
     share = f"{where.false_positives:.2%}"
     say(f"threshold {threshold:.4g} for at most {share} false alarms on {len(benign)} benign flows held out")
 

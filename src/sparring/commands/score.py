@@ -5,9 +5,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -15,12 +14,9 @@ import tyro
 from sparring.commands.ahead import ahead
 from sparring.commands.flags import parse, say
 from sparring.commands.scored import Outputs, Waiting, stopping
-from sparring.domains.flow.artefact import Detector, load
+from sparring.domains.flow.artefact import FILE, Detector, load
 from sparring.domains.flow.lines import Part, parts, piped
 from sparring.domains.flow.scoring import Answer, Scorer
-
-DETECTOR = "detector.safetensors"
-"""The detector's file in a run folder."""
 
 PIPE = "-"
 
@@ -44,7 +40,8 @@ class Flags:
     chunk: int = 50_000
     """Flows in memory at once, from 1; a small number answers sooner, a large one more a second."""
     threads: int = 2
-    """Processor cores to use, from 1. From 2 on, one of them reads what comes next."""
+    """Threads to use, from 1. From 2 on, one of them reads what comes next in a file; more than 2 go into the layers of
+    the detector, which helps large ones on idle cores only."""
     seed: int = 0
     """Taken by every command; nothing here is random."""
     json: bool = False
@@ -67,18 +64,19 @@ def run(arguments: Sequence[str]) -> int:
     out = None if flags.out == PIPE else Path(flags.out) if flags.out else flags.run / "scored.csv"
     refused = flags.refused or flags.run / "refused.csv"
     _check_places(flags, out, refused)
-    with _threads(flags.threads), ExitStack() as stack:
+    early = flags.threads > 1 and flags.flows != PIPE
+    with _threads(max(1, flags.threads - 1)), ExitStack() as stack:
         if flags.flows == PIPE:
-            # its own object, because a thread may still wait for it when Python closes sys.stdin
-            source = cast("BufferedReader", open(0, "rb", closefd=False))  # noqa: SIM115
+            source = stack.enter_context(open(0, "rb", closefd=False))
             read, size = piped(source, detector.preprocessing.schema, flags.chunk), 0
         else:
             path = Path(flags.flows)
             read, size = parts(path, detector.preprocessing.schema, flags.chunk), path.stat().st_size
-        stack.enter_context(stopping())
-        outputs = stack.enter_context(Outputs(out, refused))
+        outputs = Outputs(out, refused)
+        stack.enter_context(stopping(outputs))
+        stack.enter_context(outputs)
         found = _encoded(read, detector)
-        summary = _score(detector, stack.enter_context(ahead(found)) if flags.threads > 1 else found, outputs, size)
+        summary = _score(detector, stack.enter_context(ahead(found)) if early else found, outputs, size)
     summary |= {"model": str(flags.model), "flows": flags.flows, "out": flags.out if out is None else str(out)}
     summary |= {"refused_out": str(refused), "threshold": detector.threshold}
     _tell(summary, outputs)
@@ -126,9 +124,9 @@ def _encoded(read: Iterator[Part], detector: Detector) -> Iterator[tuple[Part, t
 
 def _located(model: Path) -> Path:
     """The detector's file."""
-    if model.is_dir() and not (model / DETECTOR).exists():
-        raise ValueError(f"{model} must hold {DETECTOR}: a finished run of `sparring train` on flows. It does not.")
-    return model / DETECTOR if model.is_dir() else model
+    if model.is_dir() and not (model / FILE).exists():
+        raise ValueError(f"{model} must hold {FILE}: a finished run of `sparring train` on flows. It does not.")
+    return model / FILE if model.is_dir() else model
 
 
 def _check_places(flags: Flags, out: Path | None, refused: Path) -> None:
@@ -145,9 +143,10 @@ def _check_places(flags: Flags, out: Path | None, refused: Path) -> None:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """torch's threads; the one that reads ahead is not among them."""
+    """This many threads in torch; the one that reads ahead is not among them. A detector's layers are small: on cores
+    that others use too, a second one here made the whole five times slower."""
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, number - 1))
+    torch.set_num_threads(number)
     try:
         yield
     finally:

@@ -67,6 +67,11 @@ class Outputs:
         finally:
             self._aside.end(keep=kind is None)
 
+    def discard(self) -> None:
+        """Delete what is not finished."""
+        for file in (self._out, self._aside):
+            file.discard()
+
     def add(self, lines: NDArray[np.int64], answer: Answer, scorer: Scorer) -> None:
         """Verdicts on the flows of these lines."""
         self.rows += len(lines)
@@ -97,11 +102,16 @@ def text_of(lines: NDArray[np.int64], answer: Answer, scorer: Scorer) -> str:
 
 
 @contextmanager
-def stopping() -> Iterator[None]:
-    """SIGTERM ends the command as an exception would, so that nothing half written stays behind; exit code 143."""
+def stopping(outputs: Outputs) -> Iterator[None]:
+    """SIGTERM ends the command as it always does (143 in a shell), but leaves nothing half written behind.
+
+    It does not raise: an exception out of a signal handler is lost where Python happens to be inside a callback.
+    """
 
     def stop(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
+        outputs.discard()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -118,7 +128,8 @@ class Waiting:
     """
 
     def __init__(self, size: int) -> None:
-        self._size, self._began, self._bar = size, time.monotonic(), None
+        self._size, self._began = size, time.monotonic()
+        self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> Self:
@@ -157,10 +168,12 @@ class _File:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._temporary = None if path is None else path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self._file: BinaryIO = sys.stdout.buffer
+        self._file: BinaryIO
 
     def begin(self, header: bytes) -> None:
-        if self._path is not None and self._temporary is not None:
+        if self._path is None or self._temporary is None:
+            self._file = sys.stdout.buffer
+        else:
             with _refusing(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._temporary.open("wb")
@@ -188,6 +201,10 @@ class _File:
                 if keep:
                     self._temporary.replace(self._path)
         finally:
+            self.discard()
+
+    def discard(self) -> None:
+        if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
 
 
