@@ -33,6 +33,7 @@ from sparring.engine.system import System
 from sparring.engine.training import Training
 from sparring.evaluation.detection import threshold_at
 
+
 @dataclass(frozen=True)
 class Where:
     """What is trained, on what, and where it goes."""
