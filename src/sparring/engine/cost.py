@@ -66,7 +66,7 @@ def price(job: Job, model: nn.Module, choice: Choice, batch: Batch, rng: torch.G
     def ours() -> Game:
         played, tools = scratch()
         tools = replace(tools, perturbation=job.training.make_perturbation(Progress()))
-        return job.system.game(job.config, model=played, threat=job.threat, tools=tools)
+        return job.game(model=played, tools=tools)
 
     return step_ratio(ours, lambda: job.baseline(*scratch()), batch)
 

@@ -65,6 +65,11 @@ class Job:
     command: str = ""
     circumstance: record.Record = field(default_factory=dict)
 
+    def game(self, **hands: Any) -> Game:
+        """The system's game, with what an engine hands in; the threat only where the data made it."""
+        threat = {} if self.threat is None else {"threat": self.threat}
+        return self.system.game(self.config, **threat, **hands)
+
     def within(self) -> Threat:
         """The threat model that the run trains and validates in."""
         return self.threat or self.system.threat(self.config)

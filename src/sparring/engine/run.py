@@ -122,9 +122,7 @@ class _Run:
             view=view,
             perturbation=training.make_perturbation(self.progress),
         )
-        make = partial(
-            job.system.game, job.config, model=played, optimizer=self.optimizer, threat=job.threat, tools=tools
-        )
+        make = partial(job.game, model=played, optimizer=self.optimizer, tools=tools)
         game = sharding.game(make, job.system.name) if machines.sharded else make()
         self.players = parallel.stateful(game)
         self.share.own, self.share.foreign = frozenset(map(id, parameters)), bool(self.players)
