@@ -48,6 +48,11 @@ def from_run(folder: Path, *, model: str | None, weights: str, data_root: Path |
     trained = None
     if facts["system"] != EXTERNAL:
         system = systems.find(facts["system"])
+        if system.domain != "image":
+            raise ValueError(
+                f"sparring evaluate measures models of images; {folder} holds one of {system.domain}s. "
+                f"sparring reproduce {system.name} attacks such a model, sparring score {folder} FILE uses it."
+            )
         try:
             config = system.config(**facts["config"])
         except TypeError as error:
