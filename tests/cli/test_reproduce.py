@@ -218,7 +218,7 @@ def test_an_unknown_control_or_measure_is_refused_before_anything_runs() -> None
     with pytest.raises(ValueError, match="The 'controls' must be none, or of uniform, clean-ce"):
         planned(flags("s2o", "--controls", "smooth"), "")
     with pytest.raises(ValueError, match="A measure must be one of losses"):
-        measured(["loss"], None, None, None)  # type: ignore[arg-type]
+        measured(["loss"], None, None)  # type: ignore[arg-type]
     for name, _ in NAMES:
         assert set(systems.find(name).claim.measures) <= set(dict(MEASURES))
 

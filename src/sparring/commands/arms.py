@@ -74,9 +74,9 @@ class Entrant:
             roughly; and the size of the training set.
         """
         short = replace(self.training, epochs=1, examples=PROBE_STEPS * self.training.batch_size, validation_steps=1)
-        stem = f"{self._stem()}-{replace(self, training=short).digest()}"
-        file, better = (self.root / self.system.name / f"cost-{stem}{each}.json" for each in (f"-{probes}", ""))
-        file = better if probes == PROBES or better.exists() else file
+        file = self.root / self.system.name / f"cost-{self._stem()}-{replace(self, training=short).digest()}.json"
+        if probes != PROBES and not file.exists():
+            file = file.with_stem(f"{file.stem}-{probes}")
         if file.exists():
             return dict(json.loads(file.read_text()))
         say(f"pricing a step of {self.system.name}")
@@ -152,7 +152,7 @@ def judge(folder: Path, trial: Trial, data_root: Path | None, command: str) -> J
         facts = {"trial": same, **_judge(folder, trial, data_root, command)}
         checkpoint.write(file, json.dumps(facts).encode())
     facts = json.loads(file.read_text())
-    right = {name: torch.tensor([bit == "1" for bit in facts[name]]) for name in _TENSORS}
+    right = {name: from_bits(facts[name]) for name in _TENSORS}
     values = {name: torch.tensor(value, dtype=torch.float64) for name, value in facts.get("values", {}).items()}
     return Judged(**right, doubts=tuple(facts["doubts"]), values=values)
 
@@ -171,17 +171,17 @@ def _judge(folder: Path, trial: Trial, data_root: Path | None, command: str) -> 
         right |= {"clean_last": right["clean"], "robust_last": right["robust"]}
     else:
         right |= _last(folder, trial, data_root, rows)
-    bits = {name: "".join("1" if bit else "0" for bit in right[name].tolist()) for name in _TENSORS}
+    bits = {name: as_bits(right[name]) for name in _TENSORS}
     checks = [check for one in (result, *result.others) for check in one.checks]
     doubts = [check["name"] for check in checks if check["verdict"] == "fail"]
     if not trial.measures:
         return {**bits, "doubts": doubts}
     say(f"measuring {', '.join(trial.measures)}")
     x, y = (part.to(resolve(trial.device)) for part in target.data.test.take(rows))
-    inputs = Inputs(target, x, y, result.z, 0, 256, lambda *_: None)
-    values = measured(trial.measures, inputs, rows, ball(trial.norms[0], trial.eps[0]))
+    inputs = Inputs(target, x, y, result.z, 0, 256, lambda *_: None, rows=rows)
+    values = measured(trial.measures, inputs, ball(trial.norms[0], trial.eps[0]))
     if "explanations" in trial.measures:
-        _keep_maps(folder, replace(inputs, rows=rows))
+        _keep_maps(folder, inputs)
     return {**bits, "doubts": doubts, "values": {name: value.tolist() for name, value in values.items()}}
 
 
@@ -214,6 +214,16 @@ def _last(folder: Path, trial: Trial, data_root: Path | None, rows: Tensor) -> d
         stands = stands & found.right
     ledger.clear()
     return {"clean_last": made.clean_right.cpu(), "robust_last": stands.cpu()}
+
+
+def as_bits(right: Tensor) -> str:
+    """Bools `[N]` as a word of N digits, which is short in JSON."""
+    return "".join("1" if bit else "0" for bit in right.tolist())
+
+
+def from_bits(word: str) -> Tensor:
+    """Back from `as_bits`."""
+    return torch.tensor([bit == "1" for bit in word])
 
 
 def digest(identity: Any) -> str:

@@ -143,7 +143,7 @@ def explained(inputs: Inputs, methods: Sequence[tuple[str, Method]] = METHODS) -
     """
     found = explanations(
         inputs.model, inputs.x, inputs.z, inputs.y,
-        masks=_masks(inputs), seed=inputs.seed, batch_size=inputs.batch_size, advance=inputs.advance, methods=methods,
+        masks=masks(inputs), seed=inputs.seed, batch_size=inputs.batch_size, advance=inputs.advance, methods=methods,
     )  # fmt: skip
     for name, why in found.left_out.items():
         say(f"no {name}: {why}")
@@ -152,8 +152,8 @@ def explained(inputs: Inputs, methods: Sequence[tuple[str, Method]] = METHODS) -
     return replace(found, maps={**found.maps, "rows": inputs.rows.cpu()[found.maps["rows"]]})
 
 
-def _masks(inputs: Inputs) -> Tensor | None:
+def masks(inputs: Inputs) -> Tensor | None:
     """The foreground of each example, bool `[N, H, W]`, from a test set that has it."""
     masks_of: Callable[[Tensor], Tensor | None] | None = getattr(inputs.target.data.test, "masks_of", None)
-    masks = None if masks_of is None or inputs.rows is None else masks_of(inputs.rows)
-    return None if masks is None else masks.to(inputs.x.device)
+    found = None if masks_of is None or inputs.rows is None else masks_of(inputs.rows)
+    return None if found is None else found.to(inputs.x.device)

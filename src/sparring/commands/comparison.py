@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from sparring import systems
-from sparring.commands.arms import Entrant, Trial
+from sparring.commands.arms import PROBES, Entrant, Trial
 from sparring.commands.changes import changed, known_only, replaced
 from sparring.commands.flags import RUNS, say
 from sparring.commands.recipes import starting_point
@@ -252,7 +252,7 @@ def announce(plan: Plan, entrants: dict[str, Entrant]) -> None:
     ]
     passes = sum(challenge.forwards for suite in suites for challenge in suite.challenges)  # of what stands to the end
     for _, entrant in left:
-        outer, price = entrant.training, entrant.price(plan.command, *(() if "equal-time" in plan.arms else (1,)))
+        outer, price = entrant.training, entrant.price(plan.command, PROBES if "equal-time" in plan.arms else 1)
         kept = outer.examples or price["rows"] * (1 - outer.validation)
         one = price["seconds"] / outer.batch_size / price["step_ratio"]  # seconds of a gradient on one image
         validation = kept * outer.validation * (outer.validation_steps + 1) * one

@@ -1,23 +1,18 @@
 """`sparring train` for systems of the flow domain: data, preprocessing and threat come from a schema of columns."""
 
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 from torch import nn
 
-from sparring import systems
-from sparring.commands.flags import new_folder, parse, say
+from sparring.commands.flags import new_folder, say
+from sparring.commands.train import standard_game
 from sparring.core.compose import OfClass
-from sparring.core.game import Game
 from sparring.core.seeds import derive
 from sparring.core.threat import Threat
-from sparring.core.tools import Tools
 from sparring.domains.flow import models
 from sparring.domains.flow.artefact import FILE, to_bytes
 from sparring.domains.flow.data import CLASSES, MALICIOUS, FlowData, load
@@ -63,33 +58,18 @@ class Where:
             )
 
 
-def run(system: System, arguments: Sequence[str]) -> int:
-    """Train, and return the exit code."""
-    omit = tyro.conf.OmitArgPrefixes
-    flags = make_dataclass(
-        "Flags",
-        [
-            ("where", Annotated[Where, omit], field(default_factory=Where)),
-            ("config", Annotated[system.config, omit], field(default_factory=system.config)),
-            ("training", Annotated[Training, omit], field(default=system.training)),
-            ("machines", Annotated[Machines, omit], field(default=AS_STARTED)),
-        ],
-        frozen=True,
-    )
-    chosen: Any = parse(flags, arguments, prog=f"sparring train {system.name}", description=system.card)
-    command = shlex.join(["sparring", "train", system.name, *arguments])
-    folder = train_run(system, chosen.config, chosen.training, chosen.where, command, machines=chosen.machines)
-    if first():
-        print(folder)
-    return 0
-
-
 def train_run(
-    system: System, config: Any, training: Training, where: Where, command: str, *, machines: Machines = AS_STARTED
+    system: System,
+    config: Any,
+    training: Training,
+    where: Where,
+    command: str,
+    *,
+    machines: Machines = AS_STARTED,
+    log: tracking.Name = "none",
 ) -> Path:
     """Train one run and return its folder, with the detector as one artefact in it."""
-    kinds = () if where.kinds == ("all",) else where.kinds
-    data = load(where.data, where.data_root, kinds=kinds)
+    data = load(where.data, where.data_root, kinds=where.kinds)
     folder = where.run or new_folder(f"{system.name}-{data.name}")
     width = data.preprocessing.width
     torch.manual_seed(0)
@@ -105,13 +85,13 @@ def train_run(
         source=data.train,
         model={"spec": where.model, "parameters": parameters},
         make_model=lambda: models.build(where.model, width),
-        baseline=_standard,
+        baseline=standard_game,
         threat=within(data, config.eps),
         command=command,
         circumstance={"data_root": None if where.data_root is None else str(where.data_root.resolve())},
     )
     say(f"{system.name} on {data.name} ({len(data.train)} flows of {width} numbers), run folder {folder}")
-    finished = train(job, folder, machines=machines, log=where.log)
+    finished = train(job, folder, machines=machines, log=log)
     best, timing = finished["best"], finished["timing"]
     say(
         f"best epoch {best['epoch']}: {best['clean']:.1%} of the flows held out are right, {best['robust']:.1%} under "
@@ -178,8 +158,3 @@ def _keep(folder: Path, model: nn.Module, data: FlowData, where: Where, training
     checkpoint.write(folder / FILE, artefact)
     share = f"{where.false_positives:.2%}"
     say(f"threshold {threshold:.4g} for at most {share} false alarms on {len(benign)} benign flows held out")
-
-
-def _standard(model: nn.Module, tools: Tools) -> Game:
-    system = systems.find("ddos")
-    return system.game(replace(system.config(), adversary="none"), model=model, tools=tools)

@@ -5,19 +5,19 @@ that arms are compared pair by pair; else one for the run.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sparring.commands.beyond import Inputs
+from sparring.commands.beyond import Inputs, masks
 from sparring.core.correlation import correlation_norm, with_features
 from sparring.core.gradient import frozen
 from sparring.core.payoff import Loss, cross_entropy, margin
 from sparring.core.pgd import pgd
 from sparring.core.seeds import derive
 from sparring.core.threat import Threat
-from sparring.domains.image.source import Source
 from sparring.evaluation.calibration import ece
 from sparring.evaluation.explained_values import explanation_values
 
@@ -25,66 +25,111 @@ STEPS = 20
 """Of the PGD that measures look through, with one random start and step size 2.5 eps / 20."""
 
 Values = dict[str, Tensor]
-Measure = Callable[[Inputs, Tensor, Threat], Values]
-"""`measure(inputs, rows of the test set [N], threat) -> {name: [N] or []}`."""
 
 
-def losses(inputs: Inputs, _rows: Tensor, threat: Threat) -> Values:
+@dataclass(frozen=True)
+class Look:
+    """What every measure looks at.
+
+    Args:
+        inputs: the model and the test images, with their rows.
+        threat: what the attacks of the measures may do.
+    """
+
+    inputs: Inputs
+    threat: Threat
+
+    @cached_property
+    def z(self) -> Tensor:
+        """The test images after PGD-20 on cross-entropy."""
+        return self.attacked(self.inputs.x, self.inputs.y, cross_entropy)
+
+    def attacked(self, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+        """Images after PGD-20 on a loss."""
+        rng = torch.Generator(x.device).manual_seed(derive(self.inputs.seed, "measures"))
+        parts, size = [], self.inputs.batch_size
+        with frozen(self.inputs.model) as model:
+            for part, labels in zip(x.split(size), y.split(size), strict=True):
+                gain = partial(_loss, model, loss, labels)
+                parts.append(pgd(gain, part, self.threat, steps=STEPS, rng=rng))
+        return torch.cat(parts)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The model's answers `[N, K]`."""
+        with frozen(self.inputs.model), torch.no_grad():
+            return torch.cat([self.inputs.model(part) for part in x.split(self.inputs.batch_size)])
+
+    def stands(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """Who is right at x and at z, float64 `[N]`."""
+        if not self.threat.contains(z, x).all():
+            raise ArithmeticError("PGD left its threat model.")
+        return ((self.logits(x).argmax(1) == y) & (self.logits(z).argmax(1) == y)).double()
+
+    def robust(self, x: Tensor, y: Tensor) -> Tensor:
+        """Who stands after PGD-20 on cross-entropy, float64 `[N]`."""
+        return self.stands(x, y, self.attacked(x, y, cross_entropy))
+
+
+Measure = Callable[[Look], Values]
+"""`measure(look) -> {name: [N] or []}`."""
+
+
+def losses(look: Look) -> Values:
     """Who stands after PGD-20 on cross-entropy, and after the same on the margin: a gain that only the first sees is
     gradient masking by low confidence."""
-    kinds: tuple[tuple[str, Loss], ...] = (("PGD-20 cross-entropy", cross_entropy), ("PGD-20 margin", margin))
-    return {name: _stands(inputs, inputs.x, inputs.y, threat, loss) for name, loss in kinds}
+    x, y = look.inputs.x, look.inputs.y
+    return {
+        "PGD-20 cross-entropy": look.stands(x, y, look.z),
+        "PGD-20 margin": look.stands(x, y, look.attacked(x, y, margin)),
+    }
 
 
-def calibration(inputs: Inputs, _rows: Tensor, threat: Threat) -> Values:
+def calibration(look: Look) -> Values:
     """Expected calibration error, clean and under PGD-20."""
-    z = _attacked(inputs, inputs.x, inputs.y, threat, cross_entropy)
     found = {}
-    for name, seen in (("ECE clean", inputs.x), ("ECE attacked", z)):
-        confidence, predicted = _logits(inputs, seen).double().softmax(1).max(1)
-        found[name] = torch.tensor(ece(confidence, predicted == inputs.y))
+    for name, seen in (("ECE clean", look.inputs.x), ("ECE attacked", look.z)):
+        confidence, predicted = look.logits(seen).double().softmax(1).max(1)
+        found[name] = torch.tensor(ece(confidence, predicted == look.inputs.y))
     return found
 
 
-def training_gap(inputs: Inputs, _rows: Tensor, threat: Threat) -> Values:
+def training_gap(look: Look) -> Values:
     """Accuracy under PGD-20 on as many training images, drawn by the seed, minus that on the test images."""
-    train = inputs.target.data.train
+    inputs, train = look.inputs, look.inputs.target.data.train
     rng = torch.Generator().manual_seed(derive(inputs.seed, "training gap"))
     drawn = torch.randperm(len(train), generator=rng)[: len(inputs.y)].sort().values
     x, y = (part.to(inputs.x.device) for part in train.take(drawn))
-    seen = _stands(inputs, x, y, threat, cross_entropy).mean()
-    return {"robust gap train - test": seen - _stands(inputs, inputs.x, inputs.y, threat, cross_entropy).mean()}
+    apart = look.robust(x, y).mean() - look.stands(inputs.x, inputs.y, look.z).mean()
+    return {"robust gap train - test": apart}
 
 
-def correlation(inputs: Inputs, _rows: Tensor, threat: Threat) -> Values:
+def correlation(look: Look) -> Values:
     """The norm of the correlation of the last layer's weights over all test images, clean and under PGD-20."""
-    z = _attacked(inputs, inputs.x, inputs.y, threat, cross_entropy)
-    found = {}
-    with frozen(inputs.model), torch.no_grad():
-        for name, seen in (("correlation clean", inputs.x), ("correlation attacked", z)):
-            parts = [with_features(inputs.model, part) for part in seen.split(inputs.batch_size)]
-            logits, features = (torch.cat(each) for each in zip(*parts, strict=True))
-            found[name] = correlation_norm(features, logits)
+    model, found = look.inputs.model, {}
+    for name, seen in (("correlation clean", look.inputs.x), ("correlation attacked", look.z)):
+        with frozen(model), torch.no_grad():
+            parts = [with_features(model, part) for part in seen.split(look.inputs.batch_size)]
+        logits, features = (torch.cat(each) for each in zip(*parts, strict=True))
+        found[name] = correlation_norm(features, logits)
     return found
 
 
-def shifted(inputs: Inputs, rows: Tensor, threat: Threat) -> Values:
+def shifted(look: Look) -> Values:
     """Accuracy on the same rows of the other test splits, clean and under PGD-20; nothing where there are none."""
-    found = {}
-    for name, split in inputs.target.data.shifted.items():
-        x, y = (part.to(inputs.x.device) for part in split.take(rows))
-        found[f"{name} clean"] = (_logits(inputs, x).argmax(1) == y).double()
-        found[f"{name} PGD-20"] = _stands(inputs, x, y, threat, cross_entropy)
+    found: Values = {}
+    for name, split in look.inputs.target.data.shifted.items():
+        assert look.inputs.rows is not None
+        x, y = (part.to(look.inputs.x.device) for part in split.take(look.inputs.rows))
+        found[f"{name} clean"] = (look.logits(x).argmax(1) == y).double()
+        found[f"{name} PGD-20"] = look.robust(x, y)
     return found
 
 
-def explanations(inputs: Inputs, rows: Tensor, threat: Threat) -> Values:
+def explanations(look: Look) -> Values:
     """Grad-CAM of the true class: faithfulness, stability under PGD-20, and how much of it lies on the object."""
-    z = _attacked(inputs, inputs.x, inputs.y, threat, cross_entropy)
-    masks = _masks(inputs.target.data.test, rows)
-    masks = None if masks is None else masks.to(inputs.x.device)
-    seed, size = inputs.seed, inputs.batch_size
-    return explanation_values(inputs.model, inputs.x, z, inputs.y, masks, seed=seed, batch_size=size)
+    inputs = look.inputs
+    where, seed, size = masks(inputs), inputs.seed, inputs.batch_size
+    return explanation_values(inputs.model, inputs.x, look.z, inputs.y, where, seed=seed, batch_size=size)
 
 
 MEASURES: tuple[tuple[str, Measure], ...] = (
@@ -103,41 +148,16 @@ LOWER_IS_BETTER = (
 """Values that are good when they are small."""
 
 
-def measured(names: Sequence[str], inputs: Inputs, rows: Tensor, threat: Threat) -> Values:
+def measured(names: Sequence[str], inputs: Inputs, threat: Threat) -> Values:
     """The values of these measures, on the CPU. Raises ValueError for a name that is none."""
-    known = dict(MEASURES)
+    known, look = dict(MEASURES), Look(inputs, threat)
     found: Values = {}
     for name in names:
         if name not in known:
             raise ValueError(f"A measure must be one of {', '.join(known)}. Got {name!r} instead.")
-        found |= {key: value.detach().double().cpu() for key, value in known[name](inputs, rows, threat).items()}
+        found |= {key: value.detach().double().cpu() for key, value in known[name](look).items()}
     return found
 
 
-def _logits(inputs: Inputs, x: Tensor) -> Tensor:
-    with frozen(inputs.model), torch.no_grad():
-        return torch.cat([inputs.model(part) for part in x.split(inputs.batch_size)])
-
-
-def _attacked(inputs: Inputs, x: Tensor, y: Tensor, threat: Threat, loss: Loss) -> Tensor:
-    rng = torch.Generator(x.device).manual_seed(derive(inputs.seed, "measures"))
-    attack = partial(pgd, steps=STEPS, rng=rng)
-    parts = []
-    with frozen(inputs.model) as model:
-        for part, labels in zip(x.split(inputs.batch_size), y.split(inputs.batch_size), strict=True):
-            parts.append(attack(lambda z, /, labels=labels: loss(model(z), labels), part, threat))
-    return torch.cat(parts)
-
-
-def _stands(inputs: Inputs, x: Tensor, y: Tensor, threat: Threat, loss: Loss) -> Tensor:
-    """Who is right when clean and under attack, float64 `[N]`."""
-    z = _attacked(inputs, x, y, threat, loss)
-    if not threat.contains(z, x).all():
-        raise ArithmeticError("PGD left its threat model.")
-    return ((_logits(inputs, x).argmax(1) == y) & (_logits(inputs, z).argmax(1) == y)).double()
-
-
-def _masks(split: Source, rows: Tensor) -> Tensor | None:
-    found = getattr(split, "masks_of", None)
-    masks: Tensor | None = None if found is None else found(rows)
-    return masks
+def _loss(model: nn.Module, loss: Loss, y: Tensor, z: Tensor, /) -> Tensor:
+    return loss(model(z), y)

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, make_dataclass
 from functools import partial
 from pathlib import Path
@@ -79,12 +79,15 @@ def run(arguments: Sequence[str]) -> int:
         print("\n".join(f"  {name:<12}{summary}" for name, summary in systems.NAMES))
         return 0 if arguments else 2
     system = systems.find(arguments[0])
+    trained: Callable[..., Path] = train_run
     if system.domain == "flow":
         from sparring.commands import flow_train  # no image command needs what it loads
 
-        return flow_train.run(system, arguments[1:])
-    chosen = flags_of(system, arguments[1:])
-    folder = train_run(
+        trained = flow_train.train_run
+        chosen = parsed(flow_train.Where, system, system.config(), system.training, arguments[1:])
+    else:
+        chosen = flags_of(system, arguments[1:])
+    folder = trained(
         system,
         chosen.config,
         chosen.training,
@@ -101,12 +104,16 @@ def run(arguments: Sequence[str]) -> int:
 def flags_of(system: System, arguments: Sequence[str]) -> Any:
     """The command line as a record of `where`, the system's `config`, `training` and `machines`, whose fields are the
     flags."""
-    config, training = starting_point(system.config(), system.training, arguments)
+    return parsed(Where, system, *starting_point(system.config(), system.training, arguments), arguments)
+
+
+def parsed(where: type[Any], system: System, config: Any, training: Training, arguments: Sequence[str]) -> Any:
+    """The same with another `where`, from these defaults."""
     omit = tyro.conf.OmitArgPrefixes
     flags = make_dataclass(
         "Flags",
         [
-            ("where", Annotated[Where, omit], field(default_factory=Where)),
+            ("where", Annotated[where, omit], field(default_factory=where)),
             ("config", Annotated[system.config, omit], field(default=config)),
             ("training", Annotated[Training, omit], field(default=training)),
             ("machines", Annotated[Machines, omit], field(default=AS_STARTED)),
@@ -146,7 +153,7 @@ def train_run(
         source=data.train,
         model={"spec": where.model, "parameters": sum(p.numel() for p in model.parameters())},
         make_model=lambda: runs.make_model(where.model, described),
-        baseline=_standard,
+        baseline=standard_game,
         augment=_augment(training.augment, data),
         blend=_blend(training, len(data.classes)),
         extra=extra,
@@ -210,7 +217,8 @@ def _extra(where: Where, data: Dataset) -> tuple[Extra | None, record.Record]:
     return Extra(found.source, where.extra_share), {"extra": told}
 
 
-def _standard(model: nn.Module, tools: Tools) -> Game:
+def standard_game(model: nn.Module, tools: Tools) -> Game:
+    """Standard training: what the price of a step is a multiple of."""
     standard = systems.find("standard")
     return standard.game(standard.config(), model=model, tools=tools)
 

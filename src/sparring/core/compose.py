@@ -97,21 +97,10 @@ class OfClass:
 
 
 class _Rows(Masked):
-    """Some of the examples of a batch.
-
-    Args:
-        threat: for those.
-        open_rows: which they are, bool `[B]`.
-    """
-
-    def __init__(self, threat: Threat, open_rows: Tensor) -> None:
-        super().__init__(threat, open_rows)
+    """Whole examples of a batch: a mask `[B]`, of one example too, which `Masked` would take for every example's."""
 
     def take(self, rows: Tensor) -> Self:
-        return type(self)(self.threat.take(rows), self.mask.to(rows.device)[rows])
-
-    def scaled(self, factor: float) -> Self:
-        return type(self)(self.threat.scaled(factor), self.mask)
+        return replace(self, threat=self.threat.take(rows), mask=self.mask.to(rows.device)[rows])
 
     def _open(self, x: Tensor) -> Tensor:
         return self.mask.to(x.device).view(-1, *[1] * (x.dim() - 1)).expand_as(x)

@@ -9,6 +9,8 @@ the Kronecker product of those of A^-1 and H^-1, and the Frobenius norm of the w
 import torch
 from torch import Tensor, nn
 
+from sparring.core.payoff import wide
+
 DAMPING = 1e-3
 """What is added to the diagonal of a factor before it is inverted, as a share of the diagonal's mean."""
 
@@ -38,8 +40,8 @@ def with_features(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def co_movement(logits: Tensor) -> Tensor:
     """|sum_b z_b z_b^T|, `[K, K]`: how much the logits of two classes move together over a batch `[B, K]`."""
-    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    return (wide.T @ wide).abs()
+    logits = wide(logits)
+    return (logits.T @ logits).abs()
 
 
 def decorrelating_targets(together: Tensor, mass: float) -> Tensor:

@@ -28,7 +28,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
     Its gradient vanishes when the model is confident and right.
     """
-    logits = _wide(logits)
+    logits = wide(logits)
     return F.cross_entropy(logits, y.to(logits.dtype) if y.is_floating_point() else y, reduction="none")
 
 
@@ -43,7 +43,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     Carlini & Wagner, "Towards evaluating the robustness of neural networks", 2017, f_6 without the clamp. Unlike
     cross-entropy its gradient does not vanish on confident predictions.
     """
-    logits = _wide(logits)
+    logits = wide(logits)
     own = logits.gather(1, y[:, None]).squeeze(1)
     others = logits.scatter(1, y[:, None], -torch.inf)
     return others.amax(dim=1) - own
@@ -51,7 +51,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 def margin_towards(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """logits_target - logits_y: positive when the target is ahead of the true class."""
-    logits = _wide(logits)
+    logits = wide(logits)
     return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
 
 
@@ -65,7 +65,7 @@ def dlr_towards(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
         raise ValueError(
             f"'dlr_towards' needs logits of at least 4 classes. Got {logits.shape[1]}; use 'margin_towards' instead."
         )
-    top = _wide(logits).topk(4, dim=1).values
+    top = wide(logits).topk(4, dim=1).values
     return margin_towards(logits, y, target) / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12)
 
 
@@ -75,7 +75,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     Invariant to shifting and scaling the logits, so a model cannot hide by rescaling them. Croce & Hein, "Reliable
     evaluation of adversarial robustness", 2020, eq. 6. Raises ValueError with fewer than three classes.
     """
-    logits = _wide(logits)
+    logits = wide(logits)
     if logits.shape[1] < 3:
         raise ValueError(f"'dlr' needs logits of at least 3 classes. Got {logits.shape[1]}; use 'margin' instead.")
     top = logits.topk(3, dim=1).values
@@ -87,13 +87,13 @@ def kl(logits: Tensor, reference: Tensor) -> Tensor:
 
     At logits = reference the value is at its minimum and the gradient is zero: an attack on it has to start elsewhere.
     """
-    log_p, log_q = F.log_softmax(_wide(reference), dim=1), F.log_softmax(_wide(logits), dim=1)
+    log_p, log_q = F.log_softmax(wide(reference), dim=1), F.log_softmax(wide(logits), dim=1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
 def zero_one(logits: Tensor, y: Tensor) -> Tensor:
     """1.0 where the prediction is wrong, 0.0 where it is right: what robustness is measured in."""
-    return (logits.argmax(dim=1) != y).to(_wide(logits).dtype)
+    return (logits.argmax(dim=1) != y).to(wide(logits).dtype)
 
 
 def of_model(loss: Loss) -> Payoff:
@@ -105,5 +105,6 @@ def of_model(loss: Loss) -> Payoff:
     return payoff
 
 
-def _wide(logits: Tensor) -> Tensor:
+def wide(logits: Tensor) -> Tensor:
+    """Half-precision logits in float32, others as they are."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

@@ -297,7 +297,8 @@ class _Run:
             self.record["best"] = {"epoch": epoch + 1, "clean": accuracy["clean"], "robust": accuracy["robust"]}
             self._keep(BEST)
         self.seconds += self.epoch_seconds
-        self.totals, self.epoch_seconds = Totals(self.team.device), 0.0
+        self.totals.clear()
+        self.epoch_seconds = 0.0
         self._save()
         self._write()
         display.epoch(entry)

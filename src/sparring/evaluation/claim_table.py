@@ -54,10 +54,10 @@ def text(claim: Figures) -> str:
     for arm in claim["arms"][1:]:
         if "method_ahead" in arm:
             continue
-        lines.append(f"  {arm['effect']['metric']}, {arm['role'].replace('-', ' ')}: {_points(arm['effect'])} points")
+        lines.append(f"  {arm['effect']['metric']}, {arm['role'].replace('-', ' ')}: {points(arm['effect'])} points")
         for row in arm["effect"]["by_seed"]:
             test = f", p = {row['p']:.3f}" if "p" in row else ""
-            lines.append(f"    seed {row['seed']}: {_points(row)}{test}")
+            lines.append(f"    seed {row['seed']}: {points(row)}{test}")
         lines += [
             f"    doubtful, checks failed: {who} {', '.join(d)}" for who, d in arm["effect"]["doubts"].items() if d
         ]
@@ -69,7 +69,7 @@ def text(claim: Figures) -> str:
 def _controls(claim: Figures) -> list[str]:
     """How far the method is ahead of each control, and whether the decisive one has the gain as well."""
     rows = [arm for arm in claim["arms"] if "method_ahead" in arm]
-    lines = [f"  ahead of {arm['name']}: {_points(arm['method_ahead'])} points" for arm in rows]
+    lines = [f"  ahead of {arm['name']}: {points(arm['method_ahead'])} points" for arm in rows]
     if control := claim["effect"].get("control"):
         lines.append(f"  the gain is its own only where it beats {control['label']} too: {control['verdict']}")
     return lines
@@ -100,22 +100,24 @@ def _row(arm: Figures) -> list[str]:
     return [
         arm["name"],
         str(arm["epochs"]),
-        _share(arm["clean"]),
-        _share(arm["robust"]),
-        _share(arm["gap"], "+.1f"),
+        share(arm["clean"]),
+        share(arm["robust"]),
+        share(arm["gap"], "+.1f"),
         f"{arm['seconds']['mean']:.0f}",
         f"{arm['step_ratio']['mean']:.1f}",
-        _points(effect) if effect else "",
+        points(effect) if effect else "",
         arm.get("verdict", "baseline"),
     ]
 
 
-def _share(figures: Figures, form: str = ".1f") -> str:
+def share(figures: Figures, form: str = ".1f") -> str:
+    """A mean over seeds in percent, its standard error in brackets."""
     error = figures["standard_error"]
     return f"{100 * figures['mean']:{form}}" + ("" if error is None else f" ({100 * error:.1f})")
 
 
-def _points(figures: Figures) -> str:
+def points(figures: Figures) -> str:
+    """A difference in points, its interval in brackets."""
     ends = ""
     if figures.get("low") is not None:
         ends = f" ({100 * figures['low']:+.1f} to {100 * figures['high']:+.1f})"

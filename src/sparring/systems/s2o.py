@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from sparring.core import inner
 from sparring.core.correlation import co_movement, correlation_norm, decorrelating_targets, with_features
 from sparring.core.game import Batch, Game, Metrics
-from sparring.core.payoff import cross_entropy, hard, kl, of_model
+from sparring.core.payoff import cross_entropy, hard, kl, of_model, wide
 from sparring.core.players import Objective
 from sparring.core.threat import Threat, ball
 from sparring.core.tools import Tools
@@ -119,7 +119,7 @@ def uniform_targets(classes: int, mass: float) -> Tensor:
 
 def away_from(logits: Tensor, targets: Tensor, y: Tensor) -> Tensor:
     """KL(t || softmax(logits)), `[B]`, t the row of `targets` `[K, K]` for each label."""
-    log_p = F.log_softmax(logits.float() if logits.dtype == torch.bfloat16 else logits, dim=1)
+    log_p = F.log_softmax(wide(logits), dim=1)
     return F.kl_div(log_p, targets.to(log_p)[hard(y)], reduction="none").sum(dim=1)
 
 

@@ -80,7 +80,8 @@ def load(name: str, root: str | Path | None = None, *, kinds: tuple[str, ...] = 
         name: `nsl-kdd`, `unsw-nb15`, `cic-ddos2019`, or a path, as `sparring.domains.flow.read` takes it. Where there
             is one table, a fixed quarter of every kind of traffic is the test.
         root: folder that named sets are looked for in; by default the environment variable SPARRING_DATA.
-        kinds: of attack to keep, beside benign rows; none keeps all. NSL-KDD: dos, probe, r2l, u2r; others by label.
+        kinds: of attack to keep, beside benign rows; none or `all` keeps all. NSL-KDD: dos, probe, r2l, u2r; others by
+            label.
 
     Raises:
         DataError: where there is no such data, it holds no benign or no malicious rows, or a kind is not in it.
@@ -115,11 +116,13 @@ def _flows(table: Table, preprocessing: Preprocessing) -> Flows:
 
 
 def _kept(table: Table, kinds: tuple[str, ...]) -> Table:
+    if kinds in ((), ("all",)):
+        return table
     found = kinds_of(table)
     for kind in kinds:
         if kind not in found:
             raise DataError(f"The kinds of attack must be among {', '.join(sorted(set(found)))}. Got {kind!r}.")
-    return table.take(np.isin(found.astype(str), ("benign", *kinds))) if kinds else table
+    return table.take(np.isin(found.astype(str), ("benign", *kinds)))
 
 
 def _one(tables: tuple[Table, ...]) -> Table:
