@@ -199,6 +199,9 @@ def test_train_writes_an_artefact_and_reproduce_gives_a_verdict(
         assert caught[0] >= caught[1]
     assert main(words) == 0  # found again, not trained again
     assert json.loads(capsys.readouterr().out) == answer
+    assert main([*words, "--eps", "0.15"]) == 0  # a radius that is none of the table's
+    other = json.loads(capsys.readouterr().out)
+    assert all({"feasible 0.1", "feasible 0.15"} <= set(arm["figures"]) for arm in other["arms"])
     assert main(words[:-1]) == 0
     assert "infeasible adversarial rows (must be 0): standard 0" in capsys.readouterr().out
 

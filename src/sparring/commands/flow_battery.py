@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparring import systems
 from sparring.attacks.apgd import apgd
+from sparring.commands.arms import as_bits
 from sparring.commands.flow_train import held_out_benign, scores
 from sparring.commands.flow_trees import trees
 from sparring.core.gradient import frozen
@@ -25,7 +26,7 @@ from sparring.domains.flow.search import search
 from sparring.evaluation.detection import auroc, threshold_at
 
 EPS = (0.05, 0.1, 0.2, 0.3)
-"""Radii of the attacked detection rates."""
+"""Radii of the attacked detection rates, beside the trial's own."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Trial:
     eps: float
     false_positives: float
     seed: int
+
+    @property
+    def radii(self) -> list[float]:
+        """Of the attacks that have several."""
+        return sorted({*EPS, self.eps})
 
 
 def drawn(data: FlowData, trial: Trial) -> Tensor:
@@ -63,7 +69,7 @@ def attacked(folder: Path, data: FlowData, trial: Trial, seed: int, other: Gener
     x = data.test.x[rows]
     caught = {"clean": scores(model, x) > threshold}
     infeasible = 0
-    for eps in EPS:
+    for eps in trial.radii:
         z = _strongest(model, x, Feasible(data.preprocessing, eps), seed)
         infeasible += _infeasible(data, rows, x, z)
         caught[f"feasible {eps:g}"] = caught["clean"] & (scores(model, z) > threshold)
@@ -113,7 +119,7 @@ def forest(folder: Path, data: FlowData, trial: Trial, seed: int) -> dict[str, A
     x = data.test.x[rows]
     caught = {"clean": model(x) > threshold}
     substitute, infeasible = artefact.load(folder / artefact.FILE).model, 0
-    for eps in EPS:
+    for eps in trial.radii:
         threat = Feasible(data.preprocessing, eps)
         moved = _strongest(substitute, x, threat, seed)
         caught[f"feasible {eps:g}"] = caught["clean"] & (model(moved) > threshold)
@@ -135,8 +141,8 @@ def _facts(
     called = every > threshold
     at_test = threshold_at(every[~malicious], 0.01)
     return {
-        "caught": {name: "".join("1" if bit else "0" for bit in each.tolist()) for name, each in caught.items()},
-        "unseen rows": "".join("1" if bit else "0" for bit in unseen[rows].tolist()),
+        "caught": {name: as_bits(each) for name, each in caught.items()},
+        "unseen rows": as_bits(unseen[rows]),
         "detection": called[malicious].double().mean().item(),
         "detection, seen types": called[malicious & ~unseen].double().mean().item(),
         "detection, unseen types": called[malicious & unseen].double().mean().item() if unseen.any() else None,

@@ -12,12 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
-from torch import Tensor
 
 from sparring import systems
-from sparring.commands.arms import digest
+from sparring.commands.arms import digest, from_bits
 from sparring.commands.flags import RUNS, parse, say
 from sparring.commands.flow_battery import Trial, attacked, forest
 from sparring.commands.flow_train import Where, generator, train_run
@@ -25,6 +23,7 @@ from sparring.domains.flow import artefact
 from sparring.domains.flow.data import load
 from sparring.engine import checkpoint, record
 from sparring.evaluation.claim import Arm, Claim, over_seeds, verdict
+from sparring.evaluation.claim_table import points, share
 
 ARMS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
     ("standard", (("adversary", "none"),)),
@@ -87,7 +86,7 @@ def run(arguments: Sequence[str]) -> int:
 def reproduce(flags: Flags, command: str) -> dict[str, Any]:
     """Train and attack what is not there yet; the answer, which is also written to `RUN/ddos/claim-DATA-HASH.json`."""
     sizes = sizes_of(flags)
-    data = load(flags.data, flags.data_root, kinds=() if flags.kinds == ("all",) else flags.kinds)
+    data = load(flags.data, flags.data_root, kinds=flags.kinds)
     seeds = range(flags.seed, flags.seed + sizes.seeds)
     say(f"{len(ARMS) + 1} arms, {len(seeds)} seeds; {len(data.train)} training flows, {int(data.test.y.sum())} attacks")
     other = generator(data, -1 - flags.seed)
@@ -162,10 +161,10 @@ def _answer(found: dict[str, dict[int, dict[str, Any]]], flags: Flags, command: 
     arms: dict[str, Arm] = {}
     rows = []
     for name, by_seed in found.items():
-        results = {seed: {decisive: _bits(one["caught"][decisive])} for seed, one in by_seed.items()}
+        results = {seed: {decisive: from_bits(one["caught"][decisive])} for seed, one in by_seed.items()}
         doubts = ("infeasible",) if any(one["infeasible"] for one in by_seed.values()) else ()
         arms[name] = Arm(name, results, doubts)
-        figures = {key: [_bits(one["caught"][key]).double().mean().item() for one in by_seed.values()]
+        figures = {key: [from_bits(one["caught"][key]).double().mean().item() for one in by_seed.values()]
                    for key in by_seed[seeds[0]]["caught"]}  # fmt: skip
         single = [key for key, value in by_seed[seeds[0]].items() if isinstance(value, float)]
         figures |= {key: [one[key] for one in by_seed.values()] for key in single}
@@ -188,10 +187,6 @@ def _answer(found: dict[str, dict[int, dict[str, Any]]], flags: Flags, command: 
     return {"verdict": answer.verdict, "effect": effect, "arms": rows, "seeds": seeds, "command": command}
 
 
-def _bits(text: str) -> Tensor:
-    return torch.tensor([bit == "1" for bit in text])
-
-
 def text(answer: dict[str, Any]) -> str:
     """The answer as a terminal shows it: shares in percent, means over seeds with their standard errors."""
     effect = answer["effect"]
@@ -207,27 +202,13 @@ def text(answer: dict[str, Any]) -> str:
         "  " + " " * width + "  " + "  ".join(name.rjust(14) for name in names),
     ]
     for key in keys:
-        cells = [_cell(arm["figures"].get(key)) for arm in answer["arms"]]
+        cells = [share(arm["figures"][key]) if key in arm["figures"] else "" for arm in answer["arms"]]
         lines.append("  " + key.ljust(width) + "  " + "  ".join(cell.rjust(14) for cell in cells))
     infeasible = ", ".join(f"{arm['name']} {arm['infeasible']}" for arm in answer["arms"])
-    ends = _ends(effect)
     control = effect["against the unconstrained control"]
     return "\n".join(
         [*lines, "", f"  infeasible adversarial rows (must be 0): {infeasible}",
-         f"  capgd minus standard under attack: {ends} points",
-         f"  capgd minus training against infeasible rows: {_ends(control)} points",
+         f"  capgd minus standard under attack: {points(effect)} points",
+         f"  capgd minus training against infeasible rows: {points(control)} points",
          "", f"verdict: {answer['verdict']}"]
     )  # fmt: skip
-
-
-def _ends(effect: dict[str, Any]) -> str:
-    if effect["low"] is None:
-        return f"{100 * effect['difference']:+.1f}"
-    return f"{100 * effect['difference']:+.1f} ({100 * effect['low']:+.1f} to {100 * effect['high']:+.1f})"
-
-
-def _cell(figures: dict[str, Any] | None) -> str:
-    if figures is None:
-        return ""
-    error = figures["standard_error"]
-    return f"{100 * figures['mean']:.1f}" + ("" if error is None else f" ({100 * error:.1f})")
