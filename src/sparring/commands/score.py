@@ -1,19 +1,20 @@
 """`sparring score MODEL FLOWS`: a verdict on every flow of a file of any size, in bounded memory."""
 
+import io
 import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import tyro
 
 from sparring.commands.ahead import ahead
 from sparring.commands.flags import parse, say
-from sparring.commands.scored import Outputs, Waiting, stopping
+from sparring.commands.scored import Outputs, Waiting, Waking, stopping
 from sparring.domains.flow.artefact import FILE, Detector, load
 from sparring.domains.flow.lines import Part, parts, piped
 from sparring.domains.flow.scoring import Answer, Scorer
@@ -67,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
     early = flags.threads > 1 and flags.flows != PIPE
     with _threads(max(1, flags.threads - 1)), ExitStack() as stack:
         if flags.flows == PIPE:
-            source = stack.enter_context(open(0, "rb", closefd=False))
+            source = cast("io.BufferedReader", stack.enter_context(io.BufferedReader(Waking())))
             read, size = piped(source, detector.preprocessing.schema, flags.chunk), 0
         else:
             path = Path(flags.flows)

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import select
 import signal
 import sys
 import time
@@ -103,9 +104,9 @@ def text_of(lines: NDArray[np.int64], answer: Answer, scorer: Scorer) -> str:
 
 @contextmanager
 def stopping(outputs: Outputs) -> Iterator[None]:
-    """SIGTERM ends the command as it always does (143 in a shell), but leaves nothing half written behind.
+    """SIGINT and SIGTERM end the command as they always do (130 and 143 in a shell), but leave nothing half written.
 
-    It does not raise: an exception out of a signal handler is lost where Python happens to be inside a callback.
+    They do not raise: an exception out of a signal handler is lost where Python happens to be inside a callback.
     """
 
     def stop(number: int, _: object) -> None:
@@ -113,11 +114,44 @@ def stopping(outputs: Outputs) -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = [(number, signal.signal(number, stop)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+class Waking(io.RawIOBase):
+    """Standard input whose reads a signal always ends.
+
+    A signal that comes between Python's last look for one and the system call sets a flag that nobody reads until the
+    pipe brings more. So no read waits in the system call: it waits for the pipe or for a signal, whichever comes first.
+    """
+
+    def __init__(self, source: int = 0) -> None:
+        self._source = source
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self._before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while True:
+            ready, _, _ = select.select([self._source, self._woken], [], [])
+            if self._woken in ready:
+                os.read(self._woken, 512)  # its handler runs before the next line does
+            elif ready:
+                return os.readv(self._source, [buffer])
+
+    def close(self) -> None:
+        if not self.closed:
+            signal.set_wakeup_fd(self._before)
+            os.close(self._woken)
+            os.close(self._wake)
+        super().close()
 
 
 class Waiting:
