@@ -1,9 +1,10 @@
 """`sparring evaluate RUN`: measure how robust a model is, on the test set, and write it into its record."""
 
+import importlib
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from safetensors.torch import save
 
+from sparring import systems
 from sparring.commands import beyond
 from sparring.commands.beyond import Inputs
 from sparring.commands.flags import parse, say
@@ -98,8 +100,15 @@ class Flags:
     """Exit with 1 when a check fails."""
 
 
+EVALUATIONS: tuple[tuple[str, str], ...] = ()
+"""Domains other than images, and the module of each that evaluates its runs."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Evaluate, and return the exit code."""
+    if (domain := _domain(arguments)) in dict(EVALUATIONS):
+        code: int = importlib.import_module(f"sparring.commands.{dict(EVALUATIONS)[domain]}").run(arguments)
+        return code
     flags = parse(Flags, arguments, prog="sparring evaluate", description=Flags.__doc__ or "")
     command = shlex.join(["sparring", "evaluate", *arguments])
     target = target_of(flags, command) if first() else None
@@ -117,6 +126,15 @@ def run(arguments: Sequence[str]) -> int:
     each = (result, *result.others)
     failed = [check["name"] for one in each for check in one.checks if check["verdict"] == "fail"]
     return 1 if flags.fail_on_check and failed else 0
+
+
+def _domain(arguments: Sequence[str]) -> str:
+    """The domain of the run among the arguments; of images where there is none, or a bad one, which is told later."""
+    for argument in arguments:
+        if not argument.startswith("-") and (Path(argument) / record.FILE).exists():
+            with suppress(ValueError):
+                return systems.find(record.read(Path(argument))["system"]).domain
+    return "image"
 
 
 def _same(folder: Path, flags: Flags, command: str) -> Target:

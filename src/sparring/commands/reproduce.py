@@ -1,5 +1,6 @@
 """`sparring reproduce NAME`: train a method and its baseline, and say whether the method keeps its promise."""
 
+import importlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -9,7 +10,6 @@ from typing import Any
 
 import torch
 
-from sparring import systems
 from sparring.commands.arms import Entrant, Judged, digest, judge
 from sparring.commands.comparison import ARMS, CONTROL, Flags, Plan, announce, entrants_of, planned
 from sparring.commands.flags import parse, say
@@ -18,13 +18,15 @@ from sparring.engine import checkpoint, record
 from sparring.evaluation.claim import Arm, Claim, Verdict, over_seeds, overfitting, paired, verdict
 from sparring.evaluation.claim_table import text
 
+CLAIMS = (("ddos", "flow_claim"),)
+"""Systems whose claims are put to the test by a module of their own."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Reproduce, print, and return the exit code, 0 whatever the verdict."""
-    if arguments and arguments[0] in dict(systems.NAMES) and systems.find(arguments[0]).domain == "flow":
-        from sparring.commands import flow_claim  # what it loads no other claim needs
-
-        return flow_claim.run(arguments)
+    if arguments and arguments[0] in dict(CLAIMS):
+        code: int = importlib.import_module(f"sparring.commands.{dict(CLAIMS)[arguments[0]]}").run(arguments)
+        return code
     flags = parse(Flags, arguments, prog="sparring reproduce", description=Flags.__doc__ or "")
     claim = reproduce(flags, shlex.join(["sparring", "reproduce", *arguments]))
     print(json.dumps(claim, allow_nan=False) if flags.json else text(claim))

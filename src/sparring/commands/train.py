@@ -1,6 +1,7 @@
 """`sparring train SYSTEM`: train a model, choose the best checkpoint, write the run folder."""
 
 import hashlib
+import importlib
 import json
 import math
 import re
@@ -79,14 +80,13 @@ def run(arguments: Sequence[str]) -> int:
         print("\n".join(f"  {name:<12}{summary}" for name, summary in systems.NAMES))
         return 0 if arguments else 2
     system = systems.find(arguments[0])
-    trained: Callable[..., Path] = train_run
-    if system.domain == "flow":
-        from sparring.commands import flow_train  # no image command needs what it loads
-
-        trained = flow_train.train_run
-        chosen = parsed(flow_train.Where, system, system.config(), system.training, arguments[1:])
-    else:
+    if system.domain == "image":
+        trained: Callable[..., Path] = train_run
         chosen = flags_of(system, arguments[1:])
+    else:
+        home = importlib.import_module(f"sparring.commands.{system.domain}_train")  # no image command needs it
+        trained = home.train_run
+        chosen = parsed(home.Where, system, system.config(), system.training, arguments[1:])
     folder = trained(
         system,
         chosen.config,

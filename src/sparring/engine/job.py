@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sparring.core.game import Game
 from sparring.core.threat import Threat
@@ -18,6 +19,10 @@ from sparring.engine.system import System
 from sparring.engine.training import Training
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "resume.pt"
+
+Validation = Callable[[nn.Module, Source, Tensor, torch.Generator], dict[str, Any]]
+"""`validation(model, source, rows, rng) -> {"clean": share, "robust": share, "n": examples}`: what a checkpoint is
+chosen by. The model is in whatever mode it was and left in it; the answer is a function of the arguments alone."""
 
 
 class DivergedError(RuntimeError):
@@ -44,6 +49,8 @@ class Job:
         blend: `(x, y, rng) -> (x, y)` after it: mixed and smoothed labels; or None.
         extra: a second source of examples that every batch has a share of; or None.
         threat: what the adversary may do, where that depends on the data; None is what the configuration says.
+        validation: how checkpoints are judged where PGD on the inputs is no measure (words, sequences); the guard,
+            which is PGD on the inputs too, is then off. None is `sparring.engine.validation`.
         baseline: makes the standard-training game over a model and tools, for the price of a step.
         command: what the user typed.
         circumstance: what else the record keeps, without being part of what makes two runs the same.
@@ -62,6 +69,7 @@ class Job:
     blend: Blend | None = None
     extra: Extra | None = None
     threat: Threat | None = None
+    validation: Validation | None = None
     command: str = ""
     circumstance: record.Record = field(default_factory=dict)
 

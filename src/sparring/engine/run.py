@@ -128,7 +128,7 @@ class _Run:
         self.share.own, self.share.foreign = frozenset(map(id, parameters)), bool(self.players)
         self.game = parallel.concerted(game, team)
 
-        policy = training.guard
+        policy = training.guard if job.validation is None else "off"
         if policy == "rollback" and self.players and team.world > 1:
             raise ValueError(
                 f"The 'guard' parameter must not be 'rollback' for {job.system.name} on several processes."
@@ -268,20 +268,9 @@ class _Run:
     def _close_epoch(self, epoch: int, display: Display) -> None:
         if not parallel.all_finite(self.model, self.team):
             self._diverged(self.step - 1, "A weight became NaN or infinite")
-        training = self.job.training
         parallel.level(self.model, self.team)
         parallel.level(self._kept(), self.team)
-        accuracy = validate(
-            self._kept(),
-            self.job.source,
-            self.held_out,
-            self.job.within(),
-            steps=training.validation_steps,
-            seed=self.job.seed,
-            rng=self.rng,
-            team=self.team,
-            lockstep=self.machines.sharded,
-        )
+        accuracy = self._validate()
         told = self.totals.means(self.team, self.stream.steps)
         entry = {
             "epoch": epoch + 1,
@@ -303,6 +292,16 @@ class _Run:
         self._write()
         display.epoch(entry)
         self.tracker.log(tracking.flat(entry), epoch + 1)
+
+    def _validate(self) -> dict[str, Any]:
+        """Clean and robust accuracy of the model that is kept, on what was held out."""
+        job = self.job
+        if job.validation is not None:
+            self.rng.manual_seed(derive(job.seed, "validation"))
+            return job.validation(self._kept(), job.source, self.held_out, self.rng)
+        steps, lockstep = job.training.validation_steps, self.machines.sharded
+        how = partial(validate, steps=steps, seed=job.seed, rng=self.rng, team=self.team, lockstep=lockstep)
+        return how(self._kept(), job.source, self.held_out, job.within())
 
     def _tune(self) -> None:
         """The learning rate and the progress of the coming step."""
