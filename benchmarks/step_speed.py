@@ -1,6 +1,7 @@
 """What one PGD-10 adversarial training step costs, ours against the peers', in interleaved repeats of one process.
 
-    python benchmarks/step_speed.py [--models small-conv resnet18 preact-resnet18] [--repeats 7] [--threads 1] [--json]
+    python benchmarks/step_speed.py [--models small-conv resnet18 preact-resnet18] [--repeats 7] [--threads 1]
+        [--compile off|auto|on] [--json]
 
 Every contender trains its own copy of the same network on the same batch: ten PGD steps of eps/4 from a random start,
 then one SGD step on the adversarial inputs. `auto` is ours as a run computes it, `ours-32` ours in plain float32; the
@@ -20,6 +21,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,8 @@ from sparring.systems import free_at, n_fgsm, pgd_at, standard
 SHAPES = {"small-conv": ((1, 28, 28), 0.3, 128)}
 USUAL = ((3, 32, 32), 8 / 255, 64)
 STEPS = 10
+LONG = 100_000
+"""Rounds ahead, of a run that is long enough for a compilation to pay."""
 
 Step = Callable[[], object]
 
@@ -127,7 +131,7 @@ def ours(system: object, choice: Choice, model: nn.Module, batch: tuple[Tensor, 
     return lambda: list(play(game, [batch]))
 
 
-def contenders(spec: str) -> dict[str, Step]:
+def contenders(spec: str, compiling: Literal["off", "auto", "on"]) -> dict[str, Step]:
     shape, eps, size = SHAPES.get(spec, USUAL)
     torch.manual_seed(0)
     model = models.build(spec, shape, 10, (0.5,) * shape[0], (0.25,) * shape[0])
@@ -136,7 +140,7 @@ def contenders(spec: str) -> dict[str, Step]:
     def fresh() -> nn.Module:
         return copy.deepcopy(model)
 
-    found = choose(model, (x, y), precision="auto", compiling="off", rounds=1)
+    found = choose(model, (x, y), precision="auto", compiling=compiling, rounds=LONG)
     print(f"{spec}: auto is attack '{found.attack}', learner '{found.learner}'", flush=True)
     plain, batch = Choice(), (x, y)
     pgd = {"eps": eps, "steps": STEPS, "step_size": eps / 4}
@@ -180,13 +184,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["small-conv", "resnet18", "preact-resnet18"])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", choices=("off", "auto", "on"), default="off")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
     results: dict[str, object] = {"threads": args.threads, "machine": platform.processor() or platform.machine()}
     for spec in args.models:
-        times = measure(contenders(spec), args.repeats)
+        times = measure(contenders(spec, args.compile), args.repeats)
         peers = [name for name in times if name in ("bare", "mair", "torchattacks", "foolbox", "art")]
         fastest = min(peers, key=lambda name: statistics.median(times[name]))
         table = {
