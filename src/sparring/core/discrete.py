@@ -53,6 +53,16 @@ class Discrete(Protocol[T]):
         ...
 
 
+@runtime_checkable
+class Crossing(Discrete[T], Protocol[T]):
+    """A threat model whose moves can be crossed: what a search over a population needs."""
+
+    def graft(self, z: T, donor: T, site: int) -> T:
+        """z with the content that the donor, another move from the same original, has at this site. Two allowed moves
+        may have a child that is not: whoever grafts asks `contains`."""
+        ...
+
+
 class DiscreteGain(Protocol[T_contra]):
     """`gain(z, rows) -> [M]`: the payoff of candidate z[i] as a move against example rows[i] of the batch."""
 
