@@ -26,5 +26,12 @@ ATTACKS = (
     ("patch", "sparring.attacks.patch", "anything in a square; Brown et al. 2017"),
     ("grid", "sparring.attacks.grid", "exhaustive search of few parameters; Engstrom et al. 2019"),
     ("universal", "sparring.attacks.universal", "one perturbation for all; Moosavi-Dezfooli et al. 2017"),
+    ("greedy", "sparring.attacks.greedy", "discrete: ranked sites, best edits; Jin et al. 2020, Ren et al. 2019"),
+    ("genetic", "sparring.attacks.genetic", "discrete: a population of texts; Alzantot et al. 2018"),
+    ("hotflip", "sparring.attacks.hotflip", "discrete: edits by gradient, a beam; Ebrahimi et al. 2018"),
+    ("random_edits", "sparring.attacks.random_edits", "discrete: a control with as many queries"),
+    ("paraphrase", "sparring.attacks.paraphrase", "discrete: the best that a callable proposes"),
+    ("trigger", "sparring.attacks.trigger", "discrete: a few words for all texts; Wallace et al. 2019"),
+    ("gcg", "sparring.attacks.gcg", "discrete: a suffix of tokens for many prompts; Zou et al. 2023"),
 )
 """Name, module, and what it is in a few words."""
