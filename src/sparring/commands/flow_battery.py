@@ -1,32 +1,24 @@
 """What a detector of flows is put through in a claim: feasible, generated, searched and infeasible adversarial rows."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparring import systems
-from sparring.attacks.apgd import apgd
 from sparring.commands.arms import as_bits
+from sparring.commands.flow_attacks import EPS, against, ahead, drawn_rows, infeasible
 from sparring.commands.flow_train import held_out_benign, scores
 from sparring.commands.flow_trees import trees
-from sparring.core.gradient import frozen
-from sparring.core.payoff import margin
 from sparring.core.seeds import derive
-from sparring.core.threat import Threat
 from sparring.domains.flow import artefact
-from sparring.domains.flow.check import violations
 from sparring.domains.flow.data import MALICIOUS, FlowData
 from sparring.domains.flow.feasible import Feasible, unconstrained
 from sparring.domains.flow.generator import Generator, mimic
 from sparring.domains.flow.search import search
 from sparring.evaluation.detection import auroc, threshold_at
-
-EPS = (0.05, 0.1, 0.2, 0.3)
-"""Radii of the attacked detection rates, beside the trial's own."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +45,7 @@ class Trial:
 
 def drawn(data: FlowData, trial: Trial) -> Tensor:
     """Malicious test rows, the same for every arm and seed."""
-    rows = (data.test.y == MALICIOUS).nonzero().squeeze(1)
-    if not trial.n or trial.n >= len(rows):
-        return rows
-    chance = torch.Generator().manual_seed(derive(trial.seed, "flows"))
-    return rows[torch.randperm(len(rows), generator=chance)[: trial.n].sort().values]
+    return drawn_rows(data, trial.n, trial.seed)
 
 
 def attacked(folder: Path, data: FlowData, trial: Trial, seed: int, other: Generator) -> dict[str, Any]:
@@ -68,46 +56,18 @@ def attacked(folder: Path, data: FlowData, trial: Trial, seed: int, other: Gener
     rows = drawn(data, trial)
     x = data.test.x[rows]
     caught = {"clean": scores(model, x) > threshold}
-    infeasible = 0
+    refused = 0
     for eps in trial.radii:
-        z = _strongest(model, x, Feasible(data.preprocessing, eps), seed)
-        infeasible += _infeasible(data, rows, x, z)
+        z = against(model, x, Feasible(data.preprocessing, eps), seed)
+        refused += int(infeasible(data, rows, x, z).sum())
         caught[f"feasible {eps:g}"] = caught["clean"] & (scores(model, z) > threshold)
     chance = torch.Generator().manual_seed(derive(seed, "mimic"))
-    z = mimic(_margin(model), x, Feasible(data.preprocessing, trial.eps), generator=other, draws=50, rng=chance)
-    infeasible += _infeasible(data, rows, x, z)
+    z = mimic(ahead(model), x, Feasible(data.preprocessing, trial.eps), generator=other, draws=50, rng=chance)
+    refused += int(infeasible(data, rows, x, z).sum())
     caught[f"generated {trial.eps:g}"] = caught["clean"] & (scores(model, z) > threshold)
-    loose = _strongest(model, x, unconstrained(data.preprocessing, trial.eps), seed)
+    loose = against(model, x, unconstrained(data.preprocessing, trial.eps), seed)
     caught[f"unconstrained {trial.eps:g}"] = caught["clean"] & (scores(model, loose) > threshold)
-    return _facts(data, rows, caught, scores(model, data.test.x), threshold, infeasible)
-
-
-def _strongest(model: nn.Module, x: Tensor, threat: Threat, seed: int) -> Tensor:
-    """Auto-PGD on the margin, 50 steps from two random starts: of each row the z with the highest one."""
-    parts = []
-    with frozen(model) as seen:
-        for k, part in enumerate(x.split(1000)):
-            rng = torch.Generator().manual_seed(derive(seed, "attack", k))
-            parts.append(apgd(_margin(seen), part, threat, steps=50, restarts=2, rng=rng))
-    return torch.cat(parts)
-
-
-def _margin(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """How far benign is ahead of malicious, `[B]`: what the attacker of malicious flows ascends."""
-
-    def gain(z: Tensor, /) -> Tensor:
-        return margin(model(z), torch.full((len(z),), MALICIOUS))
-
-    return gain
-
-
-def _infeasible(data: FlowData, rows: Tensor, x: Tensor, z: Tensor) -> int:
-    """How many of the changed rows the independent check refuses, beyond what the originals break already."""
-    original = data.test.table.take(rows.numpy())
-    sound = violations(original, original).feasible
-    moved = (z != x).any(1).numpy()
-    changed = data.preprocessing.to_table(z, original)
-    return int((~violations(original, changed).feasible & sound & moved).sum())
+    return _facts(data, rows, caught, scores(model, data.test.x), threshold, refused)
 
 
 def forest(folder: Path, data: FlowData, trial: Trial, seed: int) -> dict[str, Any]:
@@ -118,23 +78,23 @@ def forest(folder: Path, data: FlowData, trial: Trial, seed: int) -> dict[str, A
     rows = drawn(data, trial)
     x = data.test.x[rows]
     caught = {"clean": model(x) > threshold}
-    substitute, infeasible = artefact.load(folder / artefact.FILE).model, 0
+    substitute, refused = artefact.load(folder / artefact.FILE).model, 0
     for eps in trial.radii:
         threat = Feasible(data.preprocessing, eps)
-        moved = _strongest(substitute, x, threat, seed)
+        moved = against(substitute, x, threat, seed)
         caught[f"feasible {eps:g}"] = caught["clean"] & (model(moved) > threshold)
         if eps == trial.eps:
             rng = torch.Generator().manual_seed(derive(seed, "search"))
             found = search(lambda z, /: -model(z), x, threat, queries=200, rng=rng)
-            infeasible += _infeasible(data, rows, x, found)
+            refused += int(infeasible(data, rows, x, found).sum())
             caught[f"search {eps:g}"] = caught["clean"] & (model(found) > threshold)
             caught[f"feasible {eps:g}"] &= caught[f"search {eps:g}"]
-        infeasible += _infeasible(data, rows, x, moved)
-    return _facts(data, rows, caught, model(data.test.x), threshold, infeasible)
+        refused += int(infeasible(data, rows, x, moved).sum())
+    return _facts(data, rows, caught, model(data.test.x), threshold, refused)
 
 
 def _facts(
-    data: FlowData, rows: Tensor, caught: dict[str, Tensor], every: Tensor, threshold: float, infeasible: int
+    data: FlowData, rows: Tensor, caught: dict[str, Tensor], every: Tensor, threshold: float, refused: int
 ) -> dict[str, Any]:
     malicious = data.test.y == MALICIOUS
     unseen = torch.from_numpy(data.unseen)
@@ -150,5 +110,5 @@ def _facts(
         "detection at 1 % false positives on the test": (every[malicious] > at_test).double().mean().item(),
         "AUROC": auroc(every, malicious),
         "threshold": threshold,
-        "infeasible": infeasible,
+        "infeasible": refused,
     }
