@@ -4,7 +4,7 @@ The file is safetensors. Its tensors are `classifier.*`, `reference` and, for ea
 metadata has one entry, `sparring.detector`, which is JSON:
 
     format           1
-    spec             name of the classifier, as `models.build` takes it
+    spec             name of the classifier: one that `models.build` takes, or stack
     preprocessing    as `Preprocessing.to_dict` gives it, with the schema
     threshold        a flow whose score is above it is an attack
     false_positives  share of held-out benign flows that the threshold was fixed at
@@ -24,7 +24,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from sparring.domains.flow import models
+from sparring.domains.flow import models, stack
 from sparring.domains.flow.preprocessing import Preprocessing
 
 FILE = "detector.safetensors"
@@ -64,7 +64,7 @@ class Detector:
     """A classifier of flows with all that it needs to answer about a file.
 
     Args:
-        spec: name of the classifier (`models.SPECS`).
+        spec: name of the classifier (`models.SPECS`, or `stack.SPEC`).
         model: the classifier, `[B, d] -> [B, 2]` logits of benign and malicious.
         preprocessing: from rows to vectors `[N, d]`.
         threshold: a flow whose probability of malicious is above it is an attack.
@@ -139,8 +139,8 @@ def to_bytes(
     Raises:
         ArtefactError: where the parts do not fit together: the file could not be read back.
     """
-    width = preprocessing.width
-    _check_fit("The model", model.state_dict(), _classifier(spec, width).state_dict())
+    width, state = preprocessing.width, model.state_dict()
+    _check_fit("The model", state, _classifier(spec, width, state).state_dict())
     for layer in layers:
         _check_fit(f"The {layer.name}", layer.model.state_dict(), _behind(layer.name, width).state_dict())
     return Detector(spec, model, preprocessing, threshold, false_positives, reference, layers).to_bytes()
@@ -184,7 +184,7 @@ def from_bytes(content: bytes, name: str = "the file") -> Detector:
     except (TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(f"{name} holds a preprocessing or layers that cannot be read: {error}") from error
     try:
-        model = _classifier(spec, preprocessing.width)
+        model = _classifier(spec, preprocessing.width, _part("classifier", tensors))
         behind = tuple(Layer(layer, _behind(layer, preprocessing.width), at) for layer, at in kept)
         parts: dict[str, nn.Module] = {"classifier": model}
         parts |= {f"layers.{k}": layer.model for k, layer in enumerate(behind)}
@@ -193,8 +193,10 @@ def from_bytes(content: bytes, name: str = "the file") -> Detector:
         _check_fit("The file", tensors, own)
         for prefix, part in parts.items():
             part.load_state_dict({key: tensors[f"{prefix}.{key}"] for key in part.state_dict()})
+        if isinstance(model, stack.Stack):
+            model.check(preprocessing.width)
         return Detector(spec, model, preprocessing, threshold, rate, tensors["reference"], behind)
-    except (ArtefactError, models.ModelError) as error:
+    except (ArtefactError, models.ModelError, stack.StackError) as error:
         raise ArtefactError(f"{name} cannot be used: {error}") from error
 
 
@@ -214,10 +216,21 @@ def _facts(content: bytes, name: str) -> dict[str, Any]:
     return facts
 
 
-def _classifier(spec: str, width: int) -> nn.Module:
-    """A model to load weights into; torch's global generator is left as it was."""
+def _classifier(spec: str, width: int, state: Mapping[str, Tensor]) -> nn.Module:
+    """A model to load this state into; torch's global generator is left as it was."""
+    if spec == stack.SPEC:
+        return stack.blank(state, width).eval().requires_grad_(False)
+    if spec not in models.SPECS:
+        known = ", ".join((*models.SPECS, stack.SPEC))
+        raise ArtefactError(f"The classifier must be one of {known}. Got {spec!r} instead.")
     with torch.random.fork_rng(devices=[]):
         return models.build(spec, width).eval().requires_grad_(False)
+
+
+def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of one part, by their names in it."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)}
 
 
 def _behind(name: str, width: int) -> nn.Module:

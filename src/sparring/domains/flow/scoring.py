@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +16,15 @@ BATCH = 1024
 """Vectors that go through a model at once: few enough for what is between its layers to stay near the processor."""
 
 CLASSIFIER = "classifier"
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A classifier that gradients do not explain, and that explains itself."""
+
+    def explained(self, u: Tensor, reference: Tensor, /) -> tuple[Tensor, Tensor]:
+        """The logits `[B, 2]`, and how each coordinate's distance from the reference `[d]` moved the margin, `[B, d]`."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +57,8 @@ class Scorer:
 
     with r the mean benign training vector: gradient times input, from a baseline (Shrikumar et al., "Not just a black
     box", 2016). It is exact for a linear model, and first order for another. The coordinates of a category count
-    together, as one column.
+    together, as one column. A model that has no gradient says itself what contributed (`Explaining`), such as the
+    stack.
     """
 
     detector: Detector
@@ -80,13 +91,10 @@ class Scorer:
 
     def _batch(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         detector = self.detector
-        with torch.enable_grad():
-            at = u.detach().requires_grad_()
-            logits = detector.model(at)
-            (slope,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), at)
-        logits = logits.detach().double()
+        logits, contributed = self._explained(u)
+        logits = logits.double()
         score = (logits[:, 1] - logits[:, 0]).sigmoid()
-        parts = self._by_column(slope.mul_(u - detector.reference))
+        parts = self._by_column(contributed)
         attack = score > detector.threshold
         layer = torch.zeros(len(u), dtype=torch.int64)
         for k, behind in enumerate(detector.layers, start=1):
@@ -99,6 +107,17 @@ class Scorer:
             parts[rows] = self._by_column(error[caught])
         columns = parts.abs().topk(min(TOP, parts.shape[1]), dim=1).indices
         return score, attack, layer, columns, parts.gather(1, columns)
+
+    def _explained(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits `[B, 2]`, and what each coordinate contributed `[B, d]`."""
+        model, reference = self.detector.model, self.detector.reference
+        if isinstance(model, Explaining):
+            return model.explained(u, reference)
+        with torch.enable_grad():
+            at = u.detach().requires_grad_()
+            logits = model(at)
+            (slope,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), at)
+        return logits.detach(), slope.mul_(u - reference)
 
     def _by_column(self, parts: Tensor) -> Tensor:
         """Sums over the coordinates of each column, `[B, d] -> [B, columns]`."""
