@@ -73,7 +73,7 @@ def gcg(
         steps: from 1.
         candidates: asked about in each step.
         top: tokens considered at each position.
-        replace: positions that each candidate changes, at most S.
+        replace: positions that each candidate draws anew, at most S.
         buffer: suffixes remembered, from 0; see above.
         progressive: start with the first prompt, and add the next whenever `done` says yes for all in play. Without
             `done` all are in play from the start.
@@ -118,17 +118,13 @@ def propose(
     keeps: Callable[[Tensor], Tensor] | None = None,
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """Candidates `[M, S]`, M at most `candidates`, all different, none z itself: each replaces `replace` positions of
-    z by tokens drawn among the `top` of its slope there. See `gcg` for the arguments."""
+    """Candidates `[M, S]`, M at most `candidates`, all different, none z itself: at `replace` positions of z each has
+    tokens drawn among the `top` of its slope there, which may be those that z has. See `gcg` for the arguments."""
     length, vocabulary = slope.shape
-    slope = slope.clone()
     if allowed is not None:
-        slope[:, ~allowed.to(slope.device)] = -torch.inf
-    slope.scatter_(1, z[:, None], -torch.inf)  # a token is not replaced by itself
-    room = int((slope > -torch.inf).sum(1).min())
-    if room == 0:
-        return z.new_empty((0, length))
-    best = slope.topk(min(top, room, vocabulary), dim=1).indices.cpu()
+        slope = slope.masked_fill(~allowed.to(slope.device), -torch.inf)
+    room = vocabulary if allowed is None else int(allowed.sum())
+    best = slope.topk(min(top, room), dim=1).indices.cpu()
     places = torch.rand((candidates, length), generator=rng).argsort(dim=1)[:, :replace]
     drawn = torch.randint(best.shape[1], (candidates, replace), generator=rng)
     tried = z.cpu().repeat(candidates, 1).scatter_(1, places, best[places, drawn])

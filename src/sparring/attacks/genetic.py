@@ -33,7 +33,8 @@ def genetic(
     they have.
 
     Departs from the paper: a child that the threat model does not allow is taken to its first parent; the paper's
-    language model is not here, the threat model says which words may stand; populations of 20 and not 60.
+    language model is not here, the threat model says which words may stand; equal members count once; populations of 20
+    and not 60.
 
     Args:
         gain: `(texts, rows) -> [M]`.
