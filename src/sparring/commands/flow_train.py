@@ -16,8 +16,10 @@ from sparring.core.threat import Threat
 from sparring.domains.flow import models
 from sparring.domains.flow.artefact import FILE, to_bytes
 from sparring.domains.flow.data import CLASSES, MALICIOUS, FlowData, load
+from sparring.domains.flow.declared import declared
 from sparring.domains.flow.feasible import Feasible
 from sparring.domains.flow.generator import Generator, fit
+from sparring.domains.flow.read import NAMES
 from sparring.engine import checkpoint, record, tracking
 from sparring.engine.job import BEST, Job
 from sparring.engine.machines import AS_STARTED, Machines
@@ -37,8 +39,9 @@ class Where:
     """nsl-kdd, unsw-nb15, cic-ddos2019, or a path of CSV, ARFF or parquet."""
     data_root: Path | None = None
     """Folder that the named data sets are looked for in; by default the environment variable SPARRING_DATA."""
-    kinds: tuple[str, ...] = ("dos",)
-    """Kinds of attack to keep beside benign flows: dos, probe, r2l, u2r on NSL-KDD, labels elsewhere; all keeps all."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of attack to keep beside benign flows: dos, probe, r2l, u2r on NSL-KDD, labels elsewhere; all keeps all. By
+    default dos on NSL-KDD, and all elsewhere."""
     model: str = "mlp"
     """mlp or cnn."""
     false_positives: float = 0.01
@@ -49,6 +52,9 @@ class Where:
     """Of everything random in the run."""
     log: tracking.Name = "none"
     """Also tell an experiment tracker, each with an extra of its name: tensorboard, mlflow, wandb."""
+    schema: Path | None = None
+    """A TOML file that says what the columns of --data are, which of them an attacker may change, and what holds
+    between them (docs/flows.md); for tables that are not of a published set."""
 
     def __post_init__(self) -> None:
         if not 0 < self.false_positives < 1:
@@ -69,7 +75,7 @@ def train_run(
     log: tracking.Name = "none",
 ) -> Path:
     """Train one run and return its folder, with the detector as one artefact in it."""
-    data = load(where.data, where.data_root, kinds=where.kinds)
+    data = loaded(where)
     folder = where.run or new_folder(f"{system.name}-{data.name}")
     width = data.preprocessing.width
     torch.manual_seed(0)
@@ -81,14 +87,14 @@ def train_run(
         config=config,
         training=training,
         seed=where.seed,
-        data=described(data, where),
+        data=described(data),
         source=data.train,
         model={"spec": where.model, "parameters": parameters},
         make_model=lambda: models.build(where.model, width),
         baseline=standard_game,
         threat=within(data, config.eps),
         command=command,
-        circumstance={"data_root": None if where.data_root is None else str(where.data_root.resolve())},
+        circumstance=found_at(where),
     )
     say(f"{system.name} on {data.name} ({len(data.train)} flows of {width} numbers), run folder {folder}")
     finished = train(job, folder, machines=machines, log=log)
@@ -104,6 +110,18 @@ def train_run(
     return folder
 
 
+def loaded(where: Where) -> FlowData:
+    """The data that a command line names."""
+    schema = None if where.schema is None else declared(where.schema)
+    return load(where.data, where.data_root, kinds=where.kinds or None, schema=schema)
+
+
+def found_at(where: Where) -> record.Record:
+    """Where the data is, for a record: what it takes to find it again from another folder."""
+    source = where.data if where.data in NAMES and where.schema is None else str(Path(where.data).resolve())
+    return {"data_root": None if where.data_root is None else str(where.data_root.resolve()), "source": source}
+
+
 def within(data: FlowData, eps: float) -> Threat:
     """What may become of a malicious flow of this data."""
     return OfClass(Feasible(data.preprocessing, eps), MALICIOUS)
@@ -116,11 +134,11 @@ def generator(data: FlowData, seed: int) -> Generator:
     return fit(benign, torch.Generator().manual_seed(derive(seed, "generator")), steps=1000, learning_rate=1e-3)
 
 
-def described(data: FlowData, where: Where) -> record.Record:
+def described(data: FlowData) -> record.Record:
     """A set of flows as a record names it."""
     return {
         "name": data.name,
-        "kinds": list(where.kinds),
+        "kinds": list(data.kinds),
         "classes": list(CLASSES),
         "shape": [data.preprocessing.width],
         "train": len(data.train),

@@ -14,6 +14,7 @@ from sparring.domains.flow.layout import DataError
 from sparring.domains.flow.nsl_kdd import classes as nsl_kdd_classes
 from sparring.domains.flow.preprocessing import Preprocessing
 from sparring.domains.flow.read import NAMES, read
+from sparring.domains.flow.schema import Schema
 from sparring.domains.flow.table import Table
 
 CLASSES = ("benign", "malicious")
@@ -22,6 +23,9 @@ MALICIOUS = 1
 
 SPLIT = 20240607
 """Seed of the split of a set that comes as one table."""
+
+CUSTOMARY = {"nsl-kdd": ("dos",)}
+"""Kinds of attack that are kept where nobody says which, by schema; all of the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,7 @@ class FlowData:
         train, test: the rows.
         preprocessing: fitted on the training rows.
         fingerprint: SHA-256 of labels and vectors.
+        kinds: of attack that were kept beside benign rows; none means all.
     """
 
     name: str
@@ -66,6 +71,7 @@ class FlowData:
     test: Flows
     preprocessing: Preprocessing
     fingerprint: str
+    kinds: tuple[str, ...] = ()
 
     @property
     def unseen(self) -> NDArray[np.bool_]:
@@ -73,20 +79,32 @@ class FlowData:
         return self.test.table.malicious & ~np.isin(self.test.names.astype(str), sorted(set(self.train.names.tolist())))
 
 
-def load(name: str, root: str | Path | None = None, *, kinds: tuple[str, ...] = ()) -> FlowData:
+def load(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    kinds: tuple[str, ...] | None = (),
+    schema: Schema | None = None,
+) -> FlowData:
     """A set of flows by name or path.
 
     Args:
         name: `nsl-kdd`, `unsw-nb15`, `cic-ddos2019`, or a path, as `sparring.domains.flow.read` takes it. Where there
             is one table, a fixed quarter of every kind of traffic is the test.
         root: folder that named sets are looked for in; by default the environment variable SPARRING_DATA.
-        kinds: of attack to keep, beside benign rows; none or `all` keeps all. NSL-KDD: dos, probe, r2l, u2r; others by
-            label.
+        kinds: of attack to keep, beside benign rows; none or `all` keeps all, None what is customary. NSL-KDD: dos,
+            probe, r2l, u2r; others by label.
+        schema: what the rows of a file are, where they are not those of a published set.
 
     Raises:
         DataError: where there is no such data, it holds no benign or no malicious rows, or a kind is not in it.
     """
-    tables = read(name, root)
+    tables = read(name, root, schema)
+    if schema is not None and not schema.label:
+        raise DataError(f"The schema {schema.name!r} must name the column that says what a row is ('label').")
+    if not all(len(table.labels) for table in tables):
+        raise DataError(f"{name} must have the column {tables[0].schema.label!r}, which says what a row is.")
+    kinds = CUSTOMARY.get(tables[0].schema.name, ()) if kinds is None else kinds
     train, test = tables if len(tables) == 2 else _divided(_one(tables))
     train, test = (_kept(part, kinds) for part in (train, test))
     preprocessing = Preprocessing.fit(train)
@@ -98,7 +116,7 @@ def load(name: str, root: str | Path | None = None, *, kinds: tuple[str, ...] = 
     for part in parts:
         digest.update(part.y.numpy().astype("<i8").tobytes())
         digest.update(part.x.numpy().astype("<f4").tobytes())
-    return FlowData(Path(name).name, parts[0], parts[1], preprocessing, digest.hexdigest())
+    return FlowData(Path(name).name, parts[0], parts[1], preprocessing, digest.hexdigest(), kinds)
 
 
 def kinds_of(table: Table) -> NDArray[Any]:
