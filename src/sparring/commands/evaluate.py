@@ -3,22 +3,21 @@
 import importlib
 import json
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from safetensors.torch import save
 
 from sparring import systems
 from sparring.commands import beyond
 from sparring.commands.beyond import Inputs
 from sparring.commands.flags import parse, say
+from sparring.commands.progress import progress
 from sparring.commands.target import Target, from_run, from_weights, threats_of
 from sparring.core.seeds import derive
 from sparring.core.threat import Threat
@@ -27,7 +26,7 @@ from sparring.engine.device import resolve
 from sparring.engine.ledger import Ledger
 from sparring.engine.machines import Machines, Team, launch, together
 from sparring.engine.rank import first
-from sparring.evaluation.evaluate import Advance, Evaluation, evaluate
+from sparring.evaluation.evaluate import Evaluation, evaluate
 from sparring.evaluation.fast import brain16, fastest
 from sparring.evaluation.suite import SUITES, Suite
 from sparring.evaluation.table import beyond as beyond_table
@@ -189,7 +188,7 @@ def evaluate_target(
     ledger = Ledger(target.folder / PARTIAL)
     if ledger.folder.exists():
         say("going on with what an interrupted evaluation left, where it was the same one")
-    with _progress(silent=not writes) as advance:
+    with progress("evaluating", silent=not writes) as advance:
         result = evaluate(
             target.model.to(device),
             (x.to(device), y.to(device)),
@@ -256,26 +255,3 @@ def _drawn(total: int, count: int, seed: int) -> torch.Tensor:
         return torch.arange(total)
     chance = torch.Generator().manual_seed(derive(seed, "test images"))
     return torch.randperm(total, generator=chance)[:count].sort().values
-
-
-@contextmanager
-def _progress(*, silent: bool = False) -> Iterator[Advance]:
-    """A bar on stderr, where it is a terminal."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("evaluating"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-        console=console,
-        disable=silent or not console.is_terminal,
-        transient=True,
-    )
-    task = bar.add_task("", total=None)
-
-    def advance(stage: str, done: float, total: float) -> None:
-        bar.update(task, completed=done, total=total, description=stage)
-
-    with bar:
-        yield advance

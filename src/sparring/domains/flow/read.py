@@ -102,8 +102,8 @@ def schema_of(path: Path) -> Schema:
         return layout.schema
     kind = "parquet" if magic(path) == b"PAR1" else "CSV or ARFF"
     raise DataError(
-        f"{path} must have the columns of one of {', '.join(NAMES)}, or a schema of its own must be given, as TOML (--schema FILE). "
-        f"It was read as {kind}."
+        f"{path} must have the columns of one of {', '.join(NAMES)}, or a schema of its own must be given, as TOML "
+        f"(--schema FILE). It was read as {kind}."
     )
 
 
