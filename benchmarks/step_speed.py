@@ -141,7 +141,7 @@ def contenders(spec: str, compiling: Literal["off", "auto", "on"]) -> dict[str, 
         return copy.deepcopy(model)
 
     found = choose(model, (x, y), precision="auto", compiling=compiling, rounds=LONG)
-    print(f"{spec}: auto is attack '{found.attack}', learner '{found.learner}'", flush=True)
+    print(f"{spec}: auto is attack '{found.attack}', learner '{found.learner}' {found.note}", flush=True)
     plain, batch = Choice(), (x, y)
     pgd = {"eps": eps, "steps": STEPS, "step_size": eps / 4}
     steps = {

@@ -55,7 +55,7 @@ def test_a_truncated_gzip_file_is_named_with_expected_and_actual_bytes(tmp_path)
         (idx_bytes(np.zeros((1, 2, 2), np.uint8)) + b"more", "must hold 20 bytes .* Got 24"),
         (b"\x00\x00\x08\x03" + b"\xff" * 12, "must hold 79228162458924105385300197391 bytes"),
         (b"\x1f\x8b\x08 not really gzip", "damaged gzip"),
-        (gzip.compress(idx_bytes(np.zeros((40, 9, 9), np.uint8)))[:-9] + b"corrupted", "damaged gzip"),
+        (gzip.compress(idx_bytes(np.zeros((40, 9, 9), np.uint8)), mtime=0)[:-9] + b"corrupted", "damaged gzip"),
     ],
 )
 def test_what_is_not_idx_is_refused(tmp_path, data, message):
