@@ -121,6 +121,10 @@ class WordTokenizer:
         """The id of a word in any case; that of the unknown where it is not in the vocabulary."""
         return self._ids.get(word.lower(), UNK)
 
+    def knows(self, word: str) -> bool:
+        """Whether a word is in the vocabulary, in any case."""
+        return word.lower() in self._ids
+
     def encode(self, strings: Sequence[str], length: int) -> Tensor:
         known = self._ids
         return padded(
