@@ -52,7 +52,7 @@ class Alarm:
 
     def margin(self, u: Tensor) -> Tensor:
         """The classifier's part of it, `[B]`."""
-        logits = self.model(u)
+        logits: Tensor = self.model(u)
         return logits[:, 1] - logits[:, 0] - _log_odds(self.threshold)
 
     def evading(self, u: Tensor, /) -> Tensor:
