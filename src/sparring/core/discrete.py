@@ -85,7 +85,9 @@ class SlopedGain(Protocol[T_contra]):
         """For each z the norm of the gradient at each of its words, `[words]`: how much each matters (A2T)."""
         ...
 
-    def estimates(self, z: Sequence[T_contra], rows: Sequence[int], candidates: Sequence[Sequence[T_contra]], /) -> list[Tensor]:
+    def estimates(
+        self, z: Sequence[T_contra], rows: Sequence[int], candidates: Sequence[Sequence[T_contra]], /
+    ) -> list[Tensor]:
         """For each z the first-order estimate of how much each of its candidates would gain over it (HotFlip)."""
         ...
 
