@@ -38,6 +38,9 @@ from sparring.engine.stream import Augment, Extra
 from sparring.engine.system import System
 from sparring.engine.training import Training
 
+TRAINERS = (("nids-ensemble", "nids_train"),)
+"""Systems whose learners are no networks that an engine could train, and the module of each that plays their games."""
+
 
 @dataclass(frozen=True)
 class Where:
@@ -80,6 +83,9 @@ def run(arguments: Sequence[str]) -> int:
         print("\n".join(f"  {name:<12}{summary}" for name, summary in systems.NAMES))
         return 0 if arguments else 2
     system = systems.find(arguments[0])
+    if system.name in dict(TRAINERS):
+        code: int = importlib.import_module(f"sparring.commands.{dict(TRAINERS)[system.name]}").run(arguments)
+        return code
     if system.domain == "image":
         trained: Callable[..., Path] = train_run
         chosen = flags_of(system, arguments[1:])

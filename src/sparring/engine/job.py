@@ -93,16 +93,4 @@ def open_run(job: Job, folder: Path) -> record.Record:
         "model": job.model,
         "seed": job.seed,
     }
-    if not (folder / record.FILE).exists():
-        if folder.exists() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
-            raise record.RecordError(f"The run folder {folder} must be new or hold a run. It holds other files.")
-        folder.mkdir(parents=True, exist_ok=True)
-        facts = {"format": record.FORMAT, "status": "running", **identity, "command": job.command}
-        return {**facts, **job.circumstance, "history": []}
-    run = record.read(folder)
-    if different := record.differences(run, identity):
-        raise record.RecordError(
-            f"The run folder {folder} holds a run with another configuration ({'; '.join(different[:5])}). "
-            "Choose another --run, or repeat the command that made it."
-        )
-    return run
+    return record.opened(folder, identity, job.command, job.circumstance)

@@ -45,6 +45,27 @@ def write(folder: Path, record: Record) -> None:
     checkpoint.write(folder / FILE, json.dumps(record, indent=1, allow_nan=False).encode())
 
 
+def opened(folder: Path, identity: Record, command: str, circumstance: Record) -> Record:
+    """The record of the run in a folder: what is there, if it is the run of this identity (`IDENTITY`), or a new one.
+
+    Raises:
+        RecordError: where the folder holds another run, or other files.
+    """
+    if not (folder / FILE).exists():
+        if folder.exists() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
+            raise RecordError(f"The run folder {folder} must be new or hold a run. It holds other files.")
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"format": FORMAT, "status": "running", **identity, "command": command}
+        return {**facts, **circumstance, "history": []}
+    run = read(folder)
+    if different := differences(run, identity):
+        raise RecordError(
+            f"The run folder {folder} holds a run with another configuration ({'; '.join(different[:5])}). "
+            "Choose another --run, or repeat the command that made it."
+        )
+    return run
+
+
 def differences(record: Record, other: Record) -> list[str]:
     """What differs between the identities of two runs, as `name: this != that`, a line per leaf."""
     ours, theirs = ({key: json.loads(json.dumps(r.get(key))) for key in IDENTITY} for r in (record, other))

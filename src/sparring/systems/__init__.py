@@ -26,6 +26,7 @@ NAMES = (
     ("s2o", "adversarial training that keeps second-order statistics of the weights small (Jin et al. 2022, 2025)"),
     ("egat", "adversarial training whose explanations have to stand as well (Chen et al. 2026, reconstructed)"),
     ("ddos", "detectors of denial of service against attackers who send only feasible flows (survey 2025, CAPGD 2024)"),
+    ("nids-ensemble", "a stack of classifiers, then an autoencoder for what it lets pass (Soltani et al. 2025)"),
 )
 
 

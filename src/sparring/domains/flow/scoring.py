@@ -23,7 +23,7 @@ class Explaining(Protocol):
     """A classifier that gradients do not explain, and that explains itself."""
 
     def explained(self, u: Tensor, reference: Tensor, /) -> tuple[Tensor, Tensor]:
-        """The logits `[B, 2]`, and how each coordinate's distance from the reference `[d]` moved the margin, `[B, d]`."""
+        """The logits `[B, 2]`, and what each coordinate, away from the reference `[d]`, gave the margin, `[B, d]`."""
         ...
 
 
