@@ -125,4 +125,4 @@ class System:
     training: Training = field(default_factory=Training)
     claim: Promise = Promise()
     masks: Callable[[Any], bool] = lambda _: False
-    domain: Literal["image", "flow", "text"] = "image"
+    domain: Literal["image", "flow", "text", "chat"] = "image"
