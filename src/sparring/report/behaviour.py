@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sparring.report import facts, images, model_plots, words
+from sparring.report import facts, images, model_plots, text_diffs, words
 from sparring.report.blocks import Block, Figure, Figures, Gallery, Heading, Picture, Text
 from sparring.report.read import Run, count, items, mapping, number
 
@@ -84,7 +84,7 @@ def gallery(runs: Sequence[Run], seed: int) -> list[Block]:
         rows = [_pictures(run, example, grid.factor) for example in grid.examples]
         head = ("Clean", "Perturbation", "Attacked")
         blocks += [Heading("", facts.mark(run)), Gallery(caption, head, rows)]
-    lacking = [run for run in runs if run.examples.tensors is None]
+    lacking = [run for run in runs if run.examples.tensors is None and not text_diffs.of_texts(run)]
     return blocks + [Text(f"{facts.label(run)}: {run.examples.problem}.", note=True) for run in lacking]
 
 

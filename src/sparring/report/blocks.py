@@ -125,7 +125,35 @@ class Bullets:
     kind: str = "bullets"
 
 
-Block = Text | Table | Figures | Gallery | Heading | Code | Bullets
+@dataclass(frozen=True)
+class Piece:
+    """Part of a text that was changed: kept, taken out or put in. `note` says what the eye may not see in it."""
+
+    text: str
+    kind: Literal["kept", "out", "in"]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Diff:
+    """One changed text, and what is said above it."""
+
+    title: str
+    detail: str
+    pieces: Sequence[Piece]
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Diffs:
+    """Changed texts, one under the other."""
+
+    caption: str
+    rows: Sequence[Diff]
+    kind: str = "diffs"
+
+
+Block = Text | Table | Figures | Gallery | Heading | Code | Bullets | Diffs
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,21 @@
 import re
 from collections.abc import Sequence
 
-from sparring.report.blocks import Block, Bullets, Cell, Code, Figures, Gallery, Heading, Mark, Page, Table, Text
+from sparring.report.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Diff,
+    Diffs,
+    Figures,
+    Gallery,
+    Heading,
+    Mark,
+    Page,
+    Table,
+    Text,
+)
 
 
 def render(page: Page) -> str:
@@ -53,8 +67,22 @@ def _block(block: Block) -> list[str]:
                 for row in block.rows
             ]
             return [escape(block.caption), "", *_table(head, rows)]
+        case Diffs():
+            return [escape(block.caption), "", *(_diff(row) for row in block.rows)]
         case Figures():
             return []
+
+
+def _diff(diff: Diff) -> str:
+    """One line: what was taken out struck through, what was put in bold."""
+    around = {"kept": ("", ""), "out": ("~~", "~~"), "in": ("**", "**")}
+    said = []
+    for piece in diff.pieces:
+        text = escape(piece.text) + (f" ({piece.note})" if piece.note else "")
+        first, last = around[piece.kind] if text else ("", "")
+        gaps = [" " if piece.text[:1].isspace() else "", " " if piece.text[-1:].isspace() else ""]
+        said.append(f"{gaps[0]}{first}{text}{last}{gaps[1]}")
+    return f"- **{escape(diff.title)}**, {escape(diff.detail)}: {' '.join(''.join(said).split())}"
 
 
 def _table(head: Sequence[Cell], rows: Sequence[Sequence[Cell]]) -> list[str]:
