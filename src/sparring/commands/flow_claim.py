@@ -96,10 +96,10 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
         for name, changes in ARMS:
             folder = _trained(flags, sizes.epochs, name, changes, seed, command)
             make = partial(attacked, folder, data, trial, seed, other)
-            found.setdefault(name, {})[seed] = _kept(folder, trial, make)
+            found.setdefault(name, {})[seed] = kept(folder, trial, make)
         folder = _folder(flags, sizes.epochs, "standard", ARMS[0][1], seed)
         make = partial(forest, folder, data, trial, seed)
-        found.setdefault("trees", {})[seed] = _kept(folder, trial, make, stem="trees")
+        found.setdefault("trees", {})[seed] = kept(folder, trial, make, stem="trees")
     answer = _answer(found, flags, command)
     asked = digest([asdict(trial), asdict(sizes), flags.kinds, flags.model])
     file = flags.run / "ddos" / f"claim-{Path(flags.data).name}-{asked}.json"
@@ -146,8 +146,8 @@ def _trained(
     return folder
 
 
-def _kept(folder: Path, trial: Trial, make: Callable[[], dict[str, Any]], stem: str = "attacked") -> dict[str, Any]:
-    """What was found before in the same trial, or is found now."""
+def kept(folder: Path, trial: Any, make: Callable[[], dict[str, Any]], stem: str = "attacked") -> dict[str, Any]:
+    """What was found before in the same trial, a dataclass, or is found now."""
     file = folder / f"{stem}-{digest(asdict(trial))}.json"
     if not file.exists():
         checkpoint.write(file, json.dumps(make(), allow_nan=False).encode())
