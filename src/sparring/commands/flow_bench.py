@@ -1,6 +1,6 @@
 """A detector under attack: malicious test flows, what each attack makes of them, and which still raise an alarm."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from time import perf_counter
@@ -94,30 +94,29 @@ class Bench:
     def attacks(self, eps: float) -> Iterator[tuple[str, Outcome]]:
         """Every feasible attack at this radius, by name."""
         within = self.feasible(eps)
-        climb = {"attack": "apgd", "loss": "alarm", "steps": STEPS, "step_size": 2 * eps}
+        climb = {"attack": "apgd", "steps": STEPS, "step_size": 2 * eps}
         climb |= {"random_start": True, "restarts": RESTARTS}
         if self.gradient != "none":
             yield "capgd", self._outcome("capgd", within, self._climb(self.alarm), climb)
         yield "transfer", self._outcome("transfer", within, self._climb(self.substitute(eps)), climb)
         yield "search", self.searched(eps, self.queries)
-        drawn = {"attack": "gadot", "loss": "alarm", "draws": DRAWS}
+        drawn = {"attack": "gadot", "draws": DRAWS}
         yield "generated", self._outcome("generated", within, self._mimic(), drawn)
         yield "idsgan", self._outcome("idsgan", within, self._idsgan(eps), {**drawn, "attack": "idsgan"})
 
     def searched(self, eps: float, queries: int) -> Outcome:
         """The black-box search."""
-        asked = {"attack": "search", "loss": "alarm", "queries": queries}
+        asked = {"attack": "search", "queries": queries}
         attack = partial(_parts, partial(search, queries=queries), self.alarm.evading)
         return self._outcome("search", self.feasible(eps), attack, asked)
 
     def main(self, eps: float) -> Outcome:
-        """The attack whose strength is followed along the radius: by gradient where that is whole; else, of transfer
-        and search, what is worse for the detector, flow by flow."""
-        within = self.feasible(eps)
-        if self.gradient == "whole":
-            return self._outcome(f"eps {eps:g}", within, self._climb(self.alarm), {"attack": "apgd"})
-        copied = self._outcome(f"eps {eps:g}", within, self._climb(self.substitute(eps)), {"attack": "transfer"})
-        return worst((copied, self.searched(eps, self.queries)))
+        """What is followed along the radius: of the climb (on the detector where its gradient is whole, else on its
+        copy) and the search, flow by flow what is worse for the detector."""
+        aim = self.alarm if self.gradient == "whole" else self.substitute(eps)
+        facts = {"attack": "apgd and search", "steps": STEPS, "queries": self.queries}
+        climbed = self._outcome(f"eps {eps:g}", self.feasible(eps), self._climb(aim), facts)
+        return worst((climbed, self.searched(eps, self.queries)), facts)
 
     def loose(self, eps: float) -> Outcome:
         """Rows that nobody could send: every number anywhere within eps, whatever it means."""
@@ -127,7 +126,7 @@ class Bench:
 
     def stepped(self, eps: float, steps: int) -> Outcome:
         """PGD with so many steps of eps / 4, from the same start whatever their number."""
-        facts = {"attack": "pgd", "loss": "alarm", "steps": steps, "step_size": eps / 4, "random_start": True}
+        facts = {"attack": "pgd", "steps": steps, "step_size": eps / 4, "random_start": True}
         attack = partial(_climbed, self.alarm.evading, steps)
         return self._outcome(f"{steps} steps", self.feasible(eps), attack, {**facts, "restarts": 1})
 
@@ -198,8 +197,8 @@ class Bench:
         return Outcome(severity, stands, int((~inside).sum()), int(wrong.sum()), moved, parameters, seconds)
 
 
-def worst(outcomes: tuple[Outcome, ...]) -> Outcome:
-    """Of each flow what was worst for the detector, in any of these attacks."""
+def worst(outcomes: Sequence[Outcome], parameters: dict[str, Any]) -> Outcome:
+    """Of each flow what was worst for the detector, in any of these attacks; parameters as a record keeps them."""
     severity = torch.stack([each.severity for each in outcomes]).amin(0)
     stands = torch.stack([each.stands for each in outcomes]).all(0)
     return Outcome(
@@ -208,7 +207,7 @@ def worst(outcomes: tuple[Outcome, ...]) -> Outcome:
         refused=sum(each.refused for each in outcomes),
         infeasible=sum(each.infeasible for each in outcomes),
         moved=sum(each.moved for each in outcomes),
-        parameters={"attack": "worst of several"},
+        parameters=parameters,
         seconds=sum(each.seconds for each in outcomes),
     )
 

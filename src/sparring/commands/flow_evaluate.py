@@ -13,6 +13,7 @@ import tyro
 from safetensors.torch import save
 from torch import Tensor
 
+from sparring import systems
 from sparring.commands.evaluate import OUTCOMES
 from sparring.commands.flags import parse, say
 from sparring.commands.flow_attacks import EPS, drawn_rows
@@ -101,7 +102,7 @@ def evaluate(flags: Flags, command: str) -> record.Record:
         def told(stage: str, part: float) -> None:
             nonlocal done
             done += part == 0
-            advance(stage, done - 1 + part, STAGES + 2 * len(radii))
+            advance(stage, done - 1 + part, STAGES + 3 * len(radii))
 
         evaluation, outcomes = measured(data, rows, alarm, found, radii, flags.queries, flags.seed, told)
     evaluation |= {
@@ -123,6 +124,8 @@ def evaluate(flags: Flags, command: str) -> record.Record:
     checkpoint.write(folder / OUTCOMES, save({"rows": rows, **outcomes}))
     facts = record.read(folder)
     facts["evaluation"] = evaluation
+    system = systems.find(facts["system"])
+    facts["method"] = {"card": system.card, "citation": system.citation}  # a report reads files, and no systems
     record.write(folder, facts)
     return evaluation
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparring.commands import flow_checks as checks
+from sparring.commands.flow_attacks import STEPS
 from sparring.commands.flow_bench import Bench, Outcome, Told, gradient_of, worst
 from sparring.commands.flow_rates import Severities, rates
 from sparring.core.seeds import derive
@@ -17,8 +18,9 @@ from sparring.domains.flow.feasible import unconstrained
 from sparring.domains.flow.schema import CHANGES, Schema
 from sparring.evaluation.interval import accuracy
 
-STAGES = 8 + len(checks.STEPS) + 1
-"""Stages besides two for each radius: three that learn, five attacks, the steps, and the huge radius."""
+STAGES = 3 + 5 + len(checks.STEPS) + 1 - 2
+"""Stages besides three for each radius, of which the first has two already: three that learn, five attacks, the steps
+and the huge radius."""
 
 BOUNDS = {
     "whole": "",
@@ -60,7 +62,7 @@ def measured(
     gradient = gradient_of(alarm, probe, unconstrained(data.preprocessing, eps), rng)
     bench = Bench(data, rows, alarm, gradient, queries, seed, told)
     attacks = dict(bench.attacks(eps))
-    whole = worst(tuple(attacks.values()))
+    whole = worst(tuple(attacks.values()), {})
     whole = replace(whole, severity=torch.minimum(whole.severity, bench.clean))
     along = _along(bench, attacks, radii)
     loose = {each: bench.loose(each) for each in sorted(set(radii))}
@@ -88,8 +90,9 @@ def measured(
 
 def _along(bench: Bench, attacks: dict[str, Outcome], radii: Sequence[float]) -> dict[float, Outcome]:
     """The same attack at every radius; what was tried already is not tried again."""
-    first = attacks["capgd"] if bench.gradient == "whole" else worst((attacks["transfer"], attacks["search"]))
-    return {radii[0]: first} | {each: bench.main(each) for each in radii[1:]}
+    climbed = attacks["capgd" if bench.gradient == "whole" else "transfer"]
+    facts = {"attack": "apgd and search", "steps": STEPS, "queries": bench.queries}
+    return {radii[0]: worst((climbed, attacks["search"]), facts)} | {each: bench.main(each) for each in radii[1:]}
 
 
 def _checks(

@@ -25,6 +25,9 @@ QUESTIONS = {
     "labels": "Is every output a label?",
     "black-box": "Do gradients find more than none?",
     "transfer": "Does another model’s attack find less?",
+    "feasible": "Could every changed flow have been sent?",
+    "white-box": "Is knowing the detector worth more than a copy?",
+    "queries-monotone": "Do more queries never help the detector?",
 }
 """What each check asks; the answer of a model that hides nothing is yes."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from sparring.report.blocks import Mark
 from sparring.report.canvas import INK, MUTED, WIDTH, Tips, colour_of, drawn, marker_of, nudges, vertical
@@ -48,6 +48,7 @@ def history(
             ax.margins(y=0.12)
             ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
         vertical(ax, lines)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("Epoch")
         ax.set_ylabel(axis)
 

@@ -102,8 +102,9 @@ def along(
     axis: str,
     lines: Sequence[tuple[float, str]] = (),
     log: bool = False,
+    share: str = "Accuracy, %",
 ) -> str:
-    """Accuracy with its band along a budget: eps, or the number of steps.
+    """Accuracy, or another share, with its band along a budget: eps, or the number of steps.
 
     Args:
         name: unique in the page.
@@ -112,6 +113,7 @@ def along(
         axis: the label of the horizontal axis.
         lines: vertical lines, each with what is written beside it.
         log: a logarithmic axis with a tick at each value.
+        share: the label of the vertical axis.
     """
 
     def draw(figure: Figure, tips: Tips) -> None:
@@ -141,7 +143,7 @@ def along(
             ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         vertical(ax, lines)
         ax.set_xlabel(axis)
-        ax.set_ylabel("Accuracy, %")
+        ax.set_ylabel(share)
 
     return drawn(name, label, (WIDTH, 2.9), draw)
 
