@@ -7,17 +7,33 @@ and 0 at padding, where the others are 0 too. A model tells it from ids by the d
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparring.domains.text.tokens import PAD
+
+
+class Lookup(Protocol):
+    """A table of embeddings: `nn.Embedding`, or what stands for one."""
+
+    @property
+    def weight(self) -> Tensor:
+        """`[V, D]`, the row of id 0, padding, first."""
+        ...
+
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        ...
+
+    def __call__(self, ids: Tensor, /) -> Tensor: ...
 
 
 class TextModel(Protocol):
     """A classifier of texts `[B, L] int64 ids -> [B, K] logits`, which also takes what its `embed` gives."""
 
     @property
-    def embedding(self) -> nn.Embedding:
-        """The table `[V, D]` that ids are looked up in."""
+    def embedding(self) -> Lookup:
+        """What ids are looked up in."""
         ...
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -27,13 +43,13 @@ class TextModel(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
-def embed(embedding: nn.Embedding, ids: Tensor) -> Tensor:
+def embed(embedding: Lookup, ids: Tensor) -> Tensor:
     """The embedded texts `[B, L, D + 1]` of ids `[B, L]`; id 0 is padding, whatever the table holds for it."""
     real = (ids != PAD)[..., None].to(embedding.weight.dtype)
     return torch.cat([embedding(ids) * real, real], -1)
 
 
-def parts(embedding: nn.Embedding, x: Tensor) -> tuple[Tensor, Tensor]:
+def parts(embedding: Lookup, x: Tensor) -> tuple[Tensor, Tensor]:
     """The values `[B, L, D]`, zero at padding, and which tokens are real, `[B, L]` in the same dtype, of ids or of an
     embedded text.
 
