@@ -32,6 +32,7 @@ from sparring.report.comparison import comparison
 from sparring.report.cost import cost
 from sparring.report.explained import explanations
 from sparring.report.facts import Group
+from sparring.report.injections import injections
 from sparring.report.read import FORMAT, Run, mapping
 from sparring.report.unmeasured import unmeasured
 
@@ -76,8 +77,10 @@ def assemble(runs: Sequence[Run], *, seed: int) -> Page:
 
 def _accuracy(runs: Sequence[Run], *, apart: bool) -> list[tuple[str, str, list[Block]]]:
     """The sections on accuracy. `apart`: the page has runs on flows too."""
+    injected = injections(runs)
     return [
         ("comparison", "Comparison", [*_apart(apart), *comparison(facts.groups(runs))]),
+        *([("injections", "Instructions in the data", injected)] if injected else []),
         ("attacks", "Accuracy under every attack", accuracy.attacks(runs)),
         ("budget", "Accuracy as the attacker’s budget grows", sweeps.budget(runs)),
         ("beyond", "Beyond the ball", beyond(runs)),
