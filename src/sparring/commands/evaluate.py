@@ -99,7 +99,7 @@ class Flags:
     """Exit with 1 when a check fails."""
 
 
-EVALUATIONS: tuple[tuple[str, str], ...] = (("flow", "flow_evaluate"),)
+EVALUATIONS: tuple[tuple[str, str], ...] = (("flow", "flow_evaluate"), ("text", "text_evaluate"))
 """Domains other than images, and the module of each that evaluates its runs."""
 
 

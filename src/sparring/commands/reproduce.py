@@ -18,7 +18,12 @@ from sparring.engine import checkpoint, record
 from sparring.evaluation.claim import Arm, Claim, Verdict, over_seeds, overfitting, paired, verdict
 from sparring.evaluation.claim_table import text
 
-CLAIMS = (("ddos", "flow_claim"),)
+CLAIMS = (
+    ("ddos", "flow_claim"),
+    ("nids-ensemble", "nids_claim"),
+    ("text-at", "text_claim"),
+    ("moderation", "moderation_claim"),
+)
 """Systems whose claims are put to the test by a module of their own."""
 
 

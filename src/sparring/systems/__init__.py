@@ -27,6 +27,8 @@ NAMES = (
     ("egat", "adversarial training whose explanations have to stand as well (Chen et al. 2026, reconstructed)"),
     ("ddos", "detectors of denial of service against attackers who send only feasible flows (survey 2025, CAPGD 2024)"),
     ("nids-ensemble", "a stack of classifiers, then an autoencoder for what it lets pass (Soltani et al. 2025)"),
+    ("text-at", "texts: FGM, PGD, FreeLB, VAT, SMART on embeddings, A2T and ASCC on words, IBP with certificates"),
+    ("moderation", "filters of harmful texts that paraphrase, misspelling and benign append do not talk out of it"),
 )
 
 

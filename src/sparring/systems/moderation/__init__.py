@@ -63,7 +63,7 @@ class Config:
     on the texts as they are, but for exchanged terms."""
     weight: float = 0.5
     """a: share of the attacked text in the loss, in [0, 1]."""
-    eps: float = 0.3
+    eps: float = 0.1
     """Radius of each token's ball in mean norms of the model's word embeddings."""
     steps: int = 2
     """Gradient steps of the attack on embeddings, in [0, inf)."""
@@ -77,7 +77,7 @@ class Config:
     """Harmless words appended, at most."""
     swap: float = 0.5
     """Probability that a word for a group of people is exchanged for another one in training, in [0, 1]."""
-    warmup: float = 0.1
+    warmup: float = 0.2
     """Share of training that is standard training first, in [0, 1)."""
 
     def __post_init__(self) -> None:
@@ -256,5 +256,5 @@ SYSTEM = System(
   year      = {2018}
 }""",
     card=__doc__,
-    training=Training(epochs=6, batch_size=64, learning_rate=2e-3, clip=1.0, precision="32", compile="off"),
+    training=Training(epochs=6, batch_size=64, learning_rate=5e-3, clip=1.0, precision="32", compile="off"),
 )

@@ -64,7 +64,7 @@ class Config:
         "none", "fgm", "pgd", "freelb", "vat", "smart", "neftune", "a2t", "ascc", "ibp", "random-substitution"
     ] = "pgd"
     """The adversary: see the card. none is standard training; neftune and random-substitution are controls."""
-    eps: float = 0.5
+    eps: float = 0.1
     """Radius in mean norms of the model's word embeddings (L2, over the vocabulary)."""
     ball: Literal["token", "sentence"] = "token"
     """What the radius bounds: the L2 norm of each token's offset, or that of all of a text's together."""
@@ -91,7 +91,7 @@ class Config:
     """Share of a text's words that they exchange: the most (a2t, one at least), and on average, in (0, 1]."""
     kappa: float = 0.5
     """Final weight of the clean loss of ibp, in [0, 1]."""
-    warmup: float = 0.1
+    warmup: float = 0.2
     """Share of training that is standard training first, in [0, 1)."""
     growth: float = 0.5
     """Share of training over which, after that, the box of ibp grows to all of itself and kappa falls, in [0, 1]."""
@@ -211,5 +211,5 @@ SYSTEM = System(
   year      = {2021}
 }""",
     card=__doc__,
-    training=Training(epochs=8, batch_size=64, learning_rate=2e-3, clip=1.0, precision="32", compile="off"),
+    training=Training(epochs=8, batch_size=64, learning_rate=5e-3, clip=1.0, precision="32", compile="off"),
 )
