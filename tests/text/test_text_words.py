@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparring.domains.text.words import Text
+from sparring.domains.text.words import Text, words_in
 
 strings = st.text(max_size=40) | st.lists(
     st.sampled_from(
@@ -23,6 +23,7 @@ def test_no_character_is_lost(string):
     assert all(not gap or gap.isspace() for gap in text.gaps)
     assert not any(c.isspace() for word in text.words for c in word)
     assert [string[start:end] for start, end in text.spans()] == list(text.words)
+    assert words_in(string) == list(text.words)
     assert Text(text.pieces) == text
     assert hash(Text(text.pieces)) == hash(text)
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
-from sparring.domains.text.words import Text
+from sparring.domains.text.words import Text, words_in
 
 PAD, UNK = 0, 1
 OWN = 2
@@ -132,7 +132,7 @@ class WordTokenizer:
         )
 
     def count(self, strings: Sequence[str]) -> Tensor:
-        return torch.tensor([max(1, len(Text.of(string))) for string in strings], dtype=torch.long)
+        return torch.tensor([max(1, len(words_in(string))) for string in strings], dtype=torch.long)
 
     def spans(self, string: str) -> list[tuple[int, int]]:
         return Text.of(string).spans() or [(0, 0)]
@@ -252,7 +252,7 @@ def padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
 
 
 def _lower(string: str) -> list[str]:
-    return [word.lower() for word in Text.of(string).words]
+    return [word.lower() for word in words_in(string)]
 
 
 def _utf8(string: str) -> str:

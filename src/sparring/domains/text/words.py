@@ -93,6 +93,11 @@ class Text:
         return 2 * i + 1
 
 
+def words_in(string: str) -> list[str]:
+    """The words of `Text.of(string)`, without the gaps: what is needed thousands of times a second."""
+    return _pattern(string.isascii()).findall(string)
+
+
 @cache
 def _pattern(ascii_only: bool) -> re.Pattern[str]:
     """What a word is. To know all combining marks costs a look at every character there is, a few hundredths of a
