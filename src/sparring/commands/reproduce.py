@@ -23,6 +23,7 @@ CLAIMS = (
     ("nids-ensemble", "nids_claim"),
     ("text-at", "text_claim"),
     ("moderation", "moderation_claim"),
+    ("prompt-injection", "injection_claim"),
 )
 """Systems whose claims are put to the test by a module of their own."""
 

@@ -58,10 +58,12 @@ def fit_stack(x: Tensor, y: Tensor, fold: NDArray[np.int64], bases: list[tuple[s
     """
     from sklearn.ensemble import StackingClassifier
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     splits = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in np.unique(fold)]
     model = StackingClassifier(bases, LogisticRegression(), cv=splits, stack_method="predict_proba")
-    with warnings.catch_warnings():
+    # a second thread gains nothing on matrices this small, and on busy cores waiting for it took many times as long
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)  # feature names that nobody gave; few epochs
         return model.fit(x.numpy(), y.numpy())
 
