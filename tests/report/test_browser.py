@@ -13,6 +13,7 @@ from sparring import report
 
 from .factory import examples, record, three, write_run
 from .richer import two
+from .test_flow_report import flows
 
 ARGUMENTS = (
     "--headless",
@@ -91,17 +92,20 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     long["data"]["classes"] = ["unbreakable" * 4] * 10
     long["command"] = "sparring " + "x" * 300
     odd = [write_run(folder / "long", long, examples()), write_run(folder / "empty", {"status": "running"})]
+    detectors = [write_run(folder / f"flow{k}", flows(worst=worst, seed=k)) for k, worst in enumerate((0.8, 0.5))]
     return {
         "one": report.write(runs[1:2], folder / "one").html,
         "three": report.write(runs, folder / "three").html,
         "full": report.write(two(folder / "full"), folder / "everything").html,
         "odd": report.write([runs[0], *odd], folder / "odd").html,
+        "flows": report.write(detectors, folder / "flows").html,
+        "mixed": report.write([runs[1], detectors[0]], folder / "mixed").html,
     }
 
 
 @pytest.mark.parametrize("width", [1200, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["one", "three", "odd", "full"])
+@pytest.mark.parametrize("name", ["one", "three", "odd", "full", "flows", "mixed"])
 def test_page(browser: Any, addresses: dict[str, Path], tmp_path: Path, name: str, scheme: str, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

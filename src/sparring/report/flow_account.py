@@ -47,7 +47,8 @@ def unmeasured(runs: Sequence[Run]) -> list[str]:
     for run in some:
         n, every = count(flow_facts.evaluation(run), "n"), count(flow_facts.evaluation(run), "detection", "n")
         if n is not None and every is not None and n < every:
-            found.append(f"All malicious test flows for {facts.label(run)}: {words.whole(n)} of {words.whole(every)}.")
+            said = f"{words.whole(n)} of {words.whole(every)} were attacked"
+            found.append(f"All malicious test flows for {facts.label(run)}: {said}.")
     if not some:
         return found
     systems: dict[str, set[str]] = {}

@@ -62,7 +62,8 @@ def roc(name: str, label: str, curves: Sequence[Curve], least: float) -> str:
                 )
         for place, (mark, _, points, _) in enumerate([each for each in curves if each[1] == "clean" and each[2]]):
             x = left * 1.5 ** (1 + place)  # side by side, each on its own curve
-            letter(ax, mark, x, 100 * max(y for fp, y in points if 100 * fp <= x), (0, 2), "center", "bottom")
+            y = max((y for fp, y in points if 100 * fp <= x), default=points[0][1])
+            letter(ax, mark, x, 100 * y, (0, 2), "center", "bottom")
         ax.set_xlim(left, 105)
         ax.set_ylim(-2, 103)
         ticks = [each for each in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0) if each >= left]
