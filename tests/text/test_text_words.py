@@ -35,6 +35,7 @@ def test_no_character_is_lost(string):
         (" \t\n", []),
         ("It's a well-made film, isn't it?!", ["It's", "a", "well", "-", "made", "film", ",", "isn't", "it", "?", "!"]),
         ("'quoted' l’eau 9.5", ["'", "quoted", "'", "l’eau", "9", ".", "5"]),
+        ("rock'n'roll rock’n’roll", ["rock'n'roll", "rock’n’roll"]),
         ("שלום, עולם! مرحبًا", ["שלום", ",", "עולם", "!", "مرحبًا"]),
         (f"so{family}{wave}🇩🇪🇫🇷!", ["so", family, wave, "🇩🇪", "🇫🇷", "!"]),
         ("ca\u0301fe\u0301 नमस्ते می\u200cخواهم", ["ca\u0301fe\u0301", "नमस्ते", "می\u200cخواهم"]),
@@ -59,6 +60,7 @@ def test_edits_touch_one_word():
     assert str(text.remove(0)) == " fine\tfilm. "
     assert str(text.remove(3)) == " A fine\tfilm "
     assert str(Text.of("one").remove(0)) == ""
+    assert str(Text.of("one two").remove(0)) == "two"
     assert len(text) == 4
 
 
