@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from sparring.report.blocks import Mark
 from sparring.report.canvas import (
@@ -141,6 +141,8 @@ def along(
             ax.xaxis.set_major_locator(FixedLocator(_spread(ticks)))
             ax.xaxis.set_minor_locator(NullLocator())
             ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(5))
         vertical(ax, lines)
         ax.set_xlabel(axis)
         ax.set_ylabel(share)
