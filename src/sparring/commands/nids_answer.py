@@ -136,7 +136,8 @@ def text(answer: dict[str, Any]) -> str:
     lines = [
         effect["question"],
         f"{effect['data']}, eps {eps} in scaled space; {effect['n']} malicious test flows attacked, detection and "
-        f"false alarms over the whole test; seeds {', '.join(map(str, answer['seeds']))}; % (standard error over seeds)",
+        "false alarms over the whole test",
+        f"seeds {', '.join(map(str, answer['seeds']))}; % (standard error over seeds)",
     ]
     for where in (HEADLINE, SERVICE):
         lines += [

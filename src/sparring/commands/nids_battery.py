@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from sparring.commands.arms import as_bits, from_bits
 from sparring.commands.flow_attacks import ahead, drawn_rows, in_parts, infeasible, strongest
 from sparring.commands.flow_train import scores
-from sparring.commands.nids_thresholds import of_layers
 from sparring.commands.nids_train import ROUNDS
 from sparring.core.pgd import fgsm
 from sparring.core.seeds import derive
@@ -27,7 +26,7 @@ from sparring.domains.flow.alarm import Alarm
 from sparring.domains.flow.artefact import Layer
 from sparring.domains.flow.data import MALICIOUS, FlowData
 from sparring.domains.flow.feasible import Feasible, unconstrained
-from sparring.domains.flow.fitting import fit_perceptron
+from sparring.domains.flow.fitting import error, fit_perceptron
 from sparring.domains.flow.idsgan import fit_idsgan, idsgan
 from sparring.domains.flow.search import search
 from sparring.domains.flow.stack import BASES, Stack
@@ -94,7 +93,8 @@ class Subject:
         """Of every part of the defence, float64 `[N]` each."""
         with torch.no_grad():
             votes = torch.cat([self.stack.votes(part) for part in u.split(8192)])
-        first, second = of_layers(self.stack, self.autoencoder, u)
+            first = self.stack.weighed(votes).softmax(1)[:, MALICIOUS]
+            second = torch.cat([error(self.autoencoder, part).double() for part in u.split(8192)])
         each = dict(zip(BASES, votes.unbind(1), strict=True))
         return {"single MLP": scores(self.surrogate, u), **each, "stack": first, "autoencoder": second}
 
@@ -145,11 +145,13 @@ def attacked(folder: Path, data: FlowData, trial: Trial, seed: int) -> dict[str,
         for rate in RATES:
             called = arms(from_rows, rate, one.share)
             judged[f"{where}, {rate:.0%}"] = {name: _judged(data, call, every, found) for name, call in called.items()}
+    joint = {
+        name: _severity(_at(benign, RATES[0], share), every)
+        for name, share in zip(LAYERED, (one.share, EVEN), strict=True)
+    }
     return {
         "judged": judged,
-        "AUROC": {name: auroc(each, malicious) for name, each in every.items()}
-        | {name: auroc(_severity(one, benign, share)(data.test.x), malicious)
-           for name, share in zip(LAYERED, (one.share, EVEN), strict=True)},
+        "AUROC": {name: auroc(each, malicious) for name, each in (every | joint).items()},
         "share": one.share,
         "transfer": _transfer(judged["held out, 1%"]),
         "infeasible": refused,
@@ -214,8 +216,10 @@ def _alarm(one: Subject, at: Layered) -> Alarm:
     return Alarm(one.stack, at.first, (Layer("autoencoder", one.autoencoder, at.second),))
 
 
-def _severity(one: Subject, benign: dict[str, Tensor], share: float) -> Callable[[Tensor], Tensor]:
-    return _alarm(one, _at(benign, RATES[0], share)).severity
+def _severity(at: Layered, found: dict[str, Tensor]) -> Tensor:
+    """`Alarm` of scores: how far above its threshold the layer is that is farthest, in nats."""
+    odds = found["stack"].logit() - torch.tensor(at.first, dtype=torch.float64).logit()
+    return torch.maximum(odds, (found["autoencoder"] / at.second).log())
 
 
 def _judged(

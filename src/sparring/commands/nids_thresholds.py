@@ -27,6 +27,9 @@ from sparring.systems.nids_ensemble import Forgers, Refit
 GROUPS = 3
 """Of types of attack, each left out once."""
 
+FOLDS = 2
+"""Of the stacks without them, which are smaller than the defence's own."""
+
 Scores = tuple[Tensor, Tensor]
 """Of both layers: the probability of malicious, and the reconstruction error, float64 `[N]` each."""
 
@@ -84,7 +87,7 @@ def _left_out(
         stays = ~away[origin]
         number = torch.cumsum(stays, 0) - 1  # of a row among those that stay; a row stays if its origin does
         rng = torch.Generator().manual_seed(derive(seed, "left out", k))
-        fold = folds_of(y[stays], number[origin[stays]], 3, rng)
+        fold = folds_of(y[stays], number[origin[stays]], FOLDS, rng)
         bases = learners(derive(seed, "left out", k), trees=trees, epochs=epochs)
         stack = exported(fit_stack(u[stays], y[stays], fold, bases))
         strangers = [torch.from_numpy(attacks & (names == name)) for name in group]

@@ -68,7 +68,7 @@ class Config:
     adversarial training."""
     generated: float = 0.5
     """Share of the malicious rows that IDSGAN answers, in [0, 1]; FGSM answers the others."""
-    gan_steps: int = 200
+    gan_steps: int = 100
     """Steps of IDSGAN's generator in each round."""
     threat: Literal["linf"] = "linf"
     """Norm of the ball around each scaled row."""

@@ -44,7 +44,7 @@ class Stack(nn.Module):
         self.meta = nn.utils.skip_init(nn.Linear, len(BASES), 1, dtype=torch.float64)
 
     def forward(self, u: Tensor) -> Tensor:
-        return self._logits(self.votes(u))
+        return self.weighed(self.votes(u))
 
     def votes(self, u: Tensor) -> Tensor:
         """The probability of malicious by each of `BASES`, `[B, 4]`, float64. Those of trees have no gradient."""
@@ -75,7 +75,7 @@ class Stack(nn.Module):
                 (slope,) = torch.autograd.grad(margin.sum(), at)
             origin = module(reference[None]).squeeze(1)
             parts += weight[k] * slope * (u - reference) * _secant(margin.detach().double(), origin.double())
-        return self._logits(votes), parts.float()
+        return self.weighed(votes), parts.float()
 
     def check(self, width: int) -> None:
         """Raises StackError where its trees could not be followed."""
@@ -85,7 +85,8 @@ class Stack(nn.Module):
             except TreesError as error:
                 raise StackError(str(error)) from error
 
-    def _logits(self, votes: Tensor) -> Tensor:
+    def weighed(self, votes: Tensor) -> Tensor:
+        """The logits `[B, 2]` of what the base learners say, `[B, 4]`."""
         odds: Tensor = self.meta(votes).squeeze(1)
         return torch.stack([torch.zeros_like(odds), odds], 1)
 
