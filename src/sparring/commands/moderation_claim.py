@@ -65,9 +65,9 @@ class Flags:
     epochs: int | None = None
     """Of every arm; 4 by default."""
     examples: int | None = None
-    """Training texts; 4,000 by default, 0 uses all."""
+    """Training texts; 3,000 by default, 0 uses all."""
     n: int | None = None
-    """Harmful test texts to attack, drawn by the seed; 200 by default."""
+    """Harmful test texts to attack, drawn by the seed; 150 by default."""
     words: float = 0.2
     """Share of a text's words that may be exchanged, and misspelt."""
     append: int = 9
@@ -90,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def reproduce(flags: Flags, command: str) -> dict[str, Any]:
     """Train and attack what is not there yet; the answer, also written to `RUN/moderation/claim-DATA-HASH.json`."""
-    sizes = (Sizes(3, 3, 1500, 40) if flags.quick else Sizes(5, 4, 4000, 200)).changed(flags)
+    sizes = (Sizes(3, 3, 1500, 40) if flags.quick else Sizes(5, 4, 3000, 150)).changed(flags)
     where = Where(
         data=flags.data, data_root=flags.data_root, model=flags.model, neighbours=flags.neighbours,
         folding=flags.folding, false_positives=flags.false_positives,
@@ -100,7 +100,10 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
     contest = Contest("moderation", where, sizes, budget, flags.run, made, command)
     seeds = range(flags.seed, flags.seed + sizes.seeds)
     say(f"{len(ARMS)} arms, {len(seeds)} seeds on {made.data.name}, model {flags.model}")
-    found = {name: {seed: contest.judged(name, changes, seed) for seed in seeds} for name, changes in ARMS}
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name, _ in ARMS}
+    for seed in seeds:
+        for name, changes in ARMS:
+            found[name][seed] = contest.judged(name, changes, seed)
     answer = _answer(found, flags, contest, command)
     asked = digest([asdict(sizes), asdict(budget), flags.model, flags.neighbours, flags.folding, list(seeds)])
     file = flags.run / "moderation" / f"claim-{Path(flags.data).name}-{asked}.json"
@@ -140,8 +143,8 @@ def text(answer: Mapping[str, Any]) -> str:
     found = [
         effect["question"],
         f"{effect['data']}, {effect['model']}, thresholds at {effect['false positives']:.0%} false alarms on benign "
-        f"texts held out; {effect['n']} harmful test texts, seeds {', '.join(map(str, answer['seeds']))}; detection in % "
-        "(standard error over seeds); worst: of the attacks on the text",
+        f"texts held out; {effect['n']} harmful test texts, seeds {', '.join(map(str, answer['seeds']))}; detection in "
+        "% (standard error over seeds); worst: of the attacks on the text",
         "",
         *lines(answer["arms"]),
         "",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -126,12 +127,17 @@ HARMFUL = ("benign", "harmful")
 
 
 def prepared(where: Where, system: str) -> Material:
-    """Read the data, fit the tokenizer and gather substitutes.
+    """Read the data, fit the tokenizer and gather substitutes; what was read last is remembered.
 
     Raises:
         DataError: where something is not there.
         ValueError: for moderation, where no class is known to be harmless, or all are.
     """
+    return _prepared(replace(where, run=None, seed=0, log="none"), system)
+
+
+@lru_cache(maxsize=1)
+def _prepared(where: Where, system: str) -> Material:
     data = load(where.data or ("davidson" if system == "moderation" else "sst2"), where.data_root)
     if system == "moderation":
         data = harmful(data, where.benign)

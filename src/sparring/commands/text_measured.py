@@ -162,7 +162,7 @@ def choices(classifier: Classifier, threat: Substitution, texts: Sequence[Text])
 
 def false_positives(classifier: Classifier, made: Material, texts: Texts) -> dict[str, dict[str, Any]]:
     """Shares of benign test texts that are flagged: of all, of those with words for groups of people, and of
-    look-alikes, which hold a word that marks harmful texts; each `{"accuracy", "low", "high", "n"}` of being flagged."""
+    look-alikes, which hold a word that marks harmful ones; each `{"accuracy", "low", "high", "n"}` of being flagged."""
     assert tuple(classifier.classes) == HARMFUL
     assert classifier.threshold is not None
     train = made.data.train
