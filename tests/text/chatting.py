@@ -5,6 +5,7 @@ import torch
 from sparring.domains.text.chat_file import ChatModel
 from sparring.domains.text.decoder import Decoder
 from sparring.domains.text.prompt import Chat
+from sparring.domains.text.tasks import KINDS
 from sparring.domains.text.tokens import ByteTokenizer
 
 SENTENCES = (
@@ -17,7 +18,8 @@ SENTENCES = (
 
 
 def chat() -> Chat:
-    return Chat(ByteTokenizer.fit([f" {each}" for each in SENTENCES], most=300, least=1))
+    asked = [said.format("") for kind in KINDS for said in kind.phrasings(False)]
+    return Chat(ByteTokenizer.fit([f" {each}" for each in (*SENTENCES, *asked)], most=520, least=1))
 
 
 def model(prompts: Chat, *, width: int = 32, layers: int = 2, seed: int = 0) -> Decoder:

@@ -110,7 +110,7 @@ def test_sampling_follows_the_temperature(decoder: Decoder) -> None:
 
 
 def test_too_long_a_text_and_odd_heads_are_refused(decoder: Decoder) -> None:
-    with pytest.raises(DecoderError, match="at most 40 tokens. Got 41"):
+    with pytest.raises(DecoderError, match=r"at most 40 tokens\. Got 41"):
         decoder(ids(1, 41))
     with pytest.raises(DecoderError, match="'heads' parameter"):
         Decoder(V, 30, 1, heads=4)

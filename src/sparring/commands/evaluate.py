@@ -99,7 +99,11 @@ class Flags:
     """Exit with 1 when a check fails."""
 
 
-EVALUATIONS: tuple[tuple[str, str], ...] = (("flow", "flow_evaluate"), ("text", "text_evaluate"))
+EVALUATIONS: tuple[tuple[str, str], ...] = (
+    ("flow", "flow_evaluate"),
+    ("text", "text_evaluate"),
+    ("chat", "chat_evaluate"),
+)
 """Domains other than images, and the module of each that evaluates its runs."""
 
 

@@ -29,6 +29,7 @@ NAMES = (
     ("nids-ensemble", "a stack of classifiers, then an autoencoder for what it lets pass (Soltani et al. 2025)"),
     ("text-at", "texts: FGM, PGD, FreeLB, VAT, SMART on embeddings, A2T and ASCC on words, IBP with certificates"),
     ("moderation", "filters of harmful texts that paraphrase, misspelling and benign append do not talk out of it"),
+    ("prompt-injection", "chat models that treat instructions in their data as data (StruQ, SecAlign 2024)"),
 )
 
 

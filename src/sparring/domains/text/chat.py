@@ -8,6 +8,7 @@ instructions anywhere.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ LOOSE = 0.59
 SHORTEST, LONGEST = 5, 9
 """Pieces between white space that a sentence is cut to."""
 
-LENGTH = 192
+LENGTH = 256
 """Tokens of prompt and answer at most."""
 
 
@@ -87,11 +88,18 @@ EVERY_KIND = tuple(each.name for each in KINDS)
 
 
 def cut(sentence: str, rng: torch.Generator) -> str | None:
-    """The beginning of a sentence, in lower case; None where it has too few different words."""
+    """The beginning of a sentence, in lower case; None where it has too few different words, or where they do not begin
+    with two that stand between spaces: what the first words are is then beyond dispute."""
     pieces = sentence.lower().split()
     count = int(torch.randint(SHORTEST, LONGEST + 1, (), generator=rng).item())
     text = " ".join(pieces[:count])
-    return text if len(set(words(text))) >= 4 else None
+    return text if len(set(words(text))) >= 4 and tuple(pieces[:2]) == words(text)[:2] else None
+
+
+@lru_cache(maxsize=4)
+def vocabulary_of(sentences: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of sentences that an instruction may be about."""
+    return tuple(sorted({word for each in sentences for word in words(each.lower()) if len(word) > 2}))
 
 
 def make(
@@ -118,7 +126,7 @@ def make(
         kinds: of task that are asked for.
     """
     known, asked = dict(INJECTIONS), [i for i, kind in enumerate(KINDS) if kind.name in kinds]
-    vocabulary = tuple(sorted({word for each in sentences for word in words(each.lower()) if len(word) > 2}))
+    vocabulary = vocabulary_of(tuple(sentences))
     rows: list[Row] = []
     while len(rows) < count:
         text = cut(sentences[_below(len(sentences), rng)], rng)
@@ -146,7 +154,7 @@ def look_alikes(sentences: Sequence[str], count: int, rng: torch.Generator) -> R
 
     Nobody attacks: a model that skips, or obeys, whatever looks like an instruction fails them.
     """
-    vocabulary = tuple(sorted({word for each in sentences for word in words(each.lower()) if len(word) > 2}))
+    vocabulary = vocabulary_of(tuple(sentences))
     asked = [i for i, kind in enumerate(KINDS) if not kind.about]
     rows: list[Row] = []
     while len(rows) < count:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from sparring.core.preference import answer_log_probability
 from sparring.domains.text.prompt import answers
+from sparring.domains.text.tokens import PAD
 
 
 def log_likelihood(model: nn.Module, ids: Tensor) -> Tensor:
@@ -28,6 +29,7 @@ def says(model: nn.Module, ids: Tensor) -> Tensor:
 
 def _said(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The logits before each token of an answer, the tokens, and the rows that they are of."""
+    ids = ids[:, : int((ids != PAD).sum(1).max())]  # a batch is as wide as its longest attack
     vocabulary: int = model.vocabulary  # type: ignore[assignment]
     at = answers(ids, vocabulary)[:, 1:]
     return model(ids[:, :-1], at), ids[:, 1:][at], at.nonzero()[:, 0]
