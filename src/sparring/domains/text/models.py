@@ -65,8 +65,7 @@ class Transformer(nn.Module):
         if values.shape[1] > len(self.positions):
             raise ValueError(f"Texts must have at most {len(self.positions)} tokens. Got {values.shape[1]}.")
         h = self.dropout(values + self.positions[: values.shape[1]])
-        seen = real > 0
-        seen = (seen | ~seen.any(1, keepdim=True))[:, None, None, :]  # a row of padding may look at itself
+        seen = (real > 0)[:, None, None, :]
         for block in self.blocks:
             h = block(h, seen)
         logits: Tensor = self.head(mean(self.norm(h), real))
