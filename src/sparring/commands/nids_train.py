@@ -97,9 +97,9 @@ def train_run(config: Config, where: Where, data: FlowData, command: str) -> Pat
     identity = {
         "system": nids_ensemble.SYSTEM.name,
         "config": asdict(config),
-        "training": {"validation": where.validation, "false_positives": where.false_positives},
+        "training": {"validation": where.validation},
         "data": described(data),
-        "model": {"spec": stack.SPEC},
+        "model": {"spec": stack.SPEC, "false_positives": where.false_positives},
         "seed": where.seed,
     }
     source = where.data if where.schema is None and not Path(where.data).exists() else str(Path(where.data).resolve())
