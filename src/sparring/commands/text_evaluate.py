@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -43,8 +43,8 @@ class Flags:
     """Radius of PGD on embeddings, in mean embedding norms."""
     genetic: bool = True
     """Also the population search, which takes longest."""
-    folding: bool | None = None
-    """Undo look-alike letters in front of the classifier; by default what it was trained with. The attacks see it."""
+    folding: Literal["as-trained", "on", "off"] = "as-trained"
+    """Undo look-alike letters in front of the classifier. The attacks see it."""
     data_root: Path | None = None
     """Folder that named data sets are looked for in; by default where training found them, or SPARRING_DATA."""
     run: Path | None = None
@@ -94,8 +94,8 @@ def evaluate(flags: Flags, command: str) -> record.Record:
         raise ValueError("evaluate needs one run folder: sparring evaluate RUN, or --run RUN.")
     facts = record.read(folder)
     classifier = artefact.load(folder / artefact.FILE)
-    if flags.folding is not None:
-        classifier = replace(classifier, folding=flags.folding)
+    if flags.folding != "as-trained":
+        classifier = replace(classifier, folding=flags.folding == "on")
     made = material_of(facts, classifier, flags.data_root)
     rows = drawn(made, classifier, flags.examples, flags.seed)
     say(f"evaluating a classifier of texts on {made.data.name}: {len(rows)} test texts attacked")
@@ -157,7 +157,7 @@ def table(evaluation: record.Record) -> str:
         "",
         f"  {'':<17}{what:>24}{'attack success':>16}{'queries':>9}{'changed':>9}",
     ]
-    for name, one in evaluation["results"].items():
+    for name, one in (*evaluation["results"].items(), ("embeddings, PGD", evaluation["embedding"])):
         success = one.get("success")
         cells = [
             f"{100 * one['accuracy']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})",

@@ -44,8 +44,9 @@ class Measured:
     """What was found.
 
     Attributes:
-        results: `clean`, every attack by name, `worst` over the attacks on the text, `embedding-pgd` beside them, and
-            `certified` where there are bounds: `{"accuracy", "low", "high", "n"}` and what an attack adds.
+        results: `clean`, every attack by name, `worst` over them, and `certified` where there are bounds:
+            `{"accuracy", "low", "high", "n"}` and what an attack adds.
+        embedding: PGD on embeddings, which is no attack on a text and not in the worst case, likewise.
         checks: see `sparring.evaluation.discrete`.
         outcomes: which texts stand, bool `[N]` by name.
         found: the battery.
@@ -53,6 +54,7 @@ class Measured:
     """
 
     results: dict[str, dict[str, Any]]
+    embedding: dict[str, Any]
     checks: list[Check]
     outcomes: dict[str, Tensor]
     found: Battery[Text]
@@ -83,7 +85,7 @@ def measured(classifier: Classifier, made: Material, texts: Texts, rows: Tensor,
     for each in tried:
         results[each.name] = _attack(found, each, strings)
     results["worst"] = {**accuracy(found.worst), "success": _success(found.clean, found.worst)}
-    results["embedding-pgd"] = {
+    beside = {
         **accuracy(standing), "success": _success(found.clean, standing), "attempted": int(found.clean.sum()),
         "parameters": {"steps": 20, "restarts": 2, "norm": "embedding", "over": "token", "eps": budget.eps},
         "seconds": pgd_seconds,
@@ -95,7 +97,7 @@ def measured(classifier: Classifier, made: Material, texts: Texts, rows: Tensor,
         results["certified"] = accuracy(proved)
         checks.append(_below(proved, found, tried))
     flagged = None if classifier.threshold is None else false_positives(classifier, made, texts)
-    return Measured(results, checks, outcomes, found, flagged)
+    return Measured(results, beside, checks, outcomes, found, flagged)
 
 
 def _attack(found: Battery[Text], tried: DiscreteChallenge[Text], strings: Sequence[str]) -> dict[str, Any]:
@@ -218,6 +220,7 @@ def as_record(found: Measured, budget: Budget) -> dict[str, Any]:
         "threat": {"norm": "words", "eps": budget.words},
         "budget": asdict(budget),
         "results": found.results,
+        "embedding": found.embedding,
         "checks": found.checks,
     }
     if found.false_positives is not None:

@@ -20,6 +20,7 @@ from sparring.report import (
     paired,
     sweeps,
     text_diffs,
+    texts,
     verdicts,
     words,
 )
@@ -77,10 +78,11 @@ def assemble(runs: Sequence[Run], *, seed: int) -> Page:
 
 def _accuracy(runs: Sequence[Run], *, apart: bool) -> list[tuple[str, str, list[Block]]]:
     """The sections on accuracy. `apart`: the page has runs on flows too."""
-    injected = injections(runs)
+    injected, written = injections(runs), texts.attacks(runs)
     return [
         ("comparison", "Comparison", [*_apart(apart), *comparison(facts.groups(runs))]),
         *([("injections", "Instructions in the data", injected)] if injected else []),
+        *([("texts", "Attacks on the text", written)] if written else []),
         ("attacks", "Accuracy under every attack", accuracy.attacks(runs)),
         ("budget", "Accuracy as the attacker’s budget grows", sweeps.budget(runs)),
         ("beyond", "Beyond the ball", beyond(runs)),

@@ -20,7 +20,7 @@ LOOK_ALIKES = (
     ("АВСЕНІЈКМОРԚЅТԜХУҮ", "ABCEHIJKMOPQSTWXYY"),
     ("αβϲɛγικνορστυωχ", "abceyikvopotuwx"),
     ("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABEZHIKMNOPTYX"),
-    ("ıƖɑɩʋ", "ilaiv"),
+    ("ıƖɑɩʋԝ", "ilaivw"),
 )
 """Letters that look like Latin ones in most fonts, after Unicode Technical Standard 39, "Unicode security
 mechanisms"."""
