@@ -19,7 +19,7 @@ from sparring.commands.flags import parse, say
 from sparring.commands.flow_attacks import EPS, drawn_rows
 from sparring.commands.flow_measured import STAGES, measured
 from sparring.commands.flow_rates import Severities
-from sparring.commands.flow_train import held_out_benign
+from sparring.commands.flow_train import left_out_benign
 from sparring.commands.progress import progress
 from sparring.domains.flow import artefact
 from sparring.domains.flow.alarm import Alarm
@@ -27,7 +27,6 @@ from sparring.domains.flow.data import MALICIOUS, FlowData, load
 from sparring.domains.flow.layout import DataError
 from sparring.domains.flow.published import LAYOUTS
 from sparring.engine import checkpoint, record
-from sparring.engine.training import Training
 from sparring.evaluation.detection_table import table
 
 
@@ -146,7 +145,7 @@ def data_of(facts: record.Record, detector: artefact.Detector, root: Path | None
 
 def clean_severities(alarm: Alarm, data: FlowData, facts: record.Record, rows: Tensor) -> Severities:
     """What the detector says of the flows as they came; `attacked` is still the same."""
-    held_out = held_out_benign(data, Training(**facts["training"]), facts["seed"])
+    held_out = left_out_benign(data, facts["training"]["validation"], facts["seed"])
     severity, malicious = alarm.severity(data.test.x), data.test.y == MALICIOUS
     place = torch.cumsum(malicious.long(), 0) - 1
     return Severities(

@@ -156,7 +156,12 @@ def scores(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def held_out_benign(data: FlowData, training: Training, seed: int) -> torch.Tensor:
     """The benign vectors that no weight has seen: what a threshold is fixed on."""
-    _, rows = hold_out(data.train.y, training.validation, seed)
+    return left_out_benign(data, training.validation, seed)
+
+
+def left_out_benign(data: FlowData, share: float, seed: int) -> torch.Tensor:
+    """The same where this share of every class was held out."""
+    _, rows = hold_out(data.train.y, share, seed)
     x, y = data.train.take(rows)
     return x[y != MALICIOUS]
 
