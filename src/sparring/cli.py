@@ -18,6 +18,7 @@ COMMANDS = (
     ("reproduce", "NAME", "put a method to the test against its baseline: arms, seeds, one verdict"),
     ("report", "RUN...", "write the page that shows the evidence"),
     ("score", "MODEL FLOWS", "say of every flow of a file whether it is an attack"),
+    ("attack", "text MODEL", "show which texts of a file an attacker turns, and how"),
     ("list", "", "the systems, data sets and models there are, and your runs"),
     ("cite", "NAME", "BibTeX of what a system, or a run, uses"),
 )

@@ -103,6 +103,18 @@ def test_nothing_depends_on_the_batch_size() -> None:
         assert torch.equal(outcome.queries, parts.outcomes[name].queries)
 
 
+def test_batteries_of_parts_join_to_the_battery_of_the_whole() -> None:
+    whole = battery(GAIN, X, CHALLENGES, seed=3)
+    halves = [battery(Total(GAIN.thresholds[i : i + 6]), X[i : i + 6], CHALLENGES, seed=3) for i in (0, 6)]
+    found = discrete.joined(halves)
+    assert torch.equal(found.clean, whole.clean)
+    assert torch.equal(found.worst, whole.worst)
+    for name, outcome in whole.outcomes.items():
+        assert found.outcomes[name].z == outcome.z
+        assert torch.equal(found.outcomes[name].queries, outcome.queries)
+        assert torch.equal(found.outcomes[name].value, outcome.value)
+
+
 def cheat(gain: Any, x: Sequence[Words], threat: Any, *, rng: Any = None) -> list[Words]:
     """Raises everything, whatever is allowed."""
     return [tuple(w + 1 for w in each) for each in x]

@@ -1,5 +1,6 @@
 """A bar on stderr for what takes longer than a moment."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,9 +11,9 @@ from sparring.evaluation.evaluate import Advance
 
 
 @contextmanager
-def progress(title: str, *, silent: bool = False) -> Iterator[Advance]:
-    """A bar on stderr, where it is a terminal."""
-    console = Console(stderr=True)
+def progress(title: str, *, silent: bool = False, after: float = 0.0) -> Iterator[Advance]:
+    """A bar on stderr, where it is a terminal, once so many seconds have gone by."""
+    console, began = Console(stderr=True), time.monotonic()
     bar = Progress(
         TextColumn(title),
         BarColumn(bar_width=24),
@@ -27,6 +28,11 @@ def progress(title: str, *, silent: bool = False) -> Iterator[Advance]:
 
     def advance(stage: str, done: float, total: float) -> None:
         bar.update(task, completed=done, total=total, description=stage)
+        if time.monotonic() - began >= after:
+            bar.start()
 
-    with bar:
+    try:
+        advance("", 0.0, 1.0)
         yield advance
+    finally:
+        bar.stop()

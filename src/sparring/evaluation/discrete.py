@@ -113,6 +113,19 @@ def battery(
     return Battery(~lost, value, outcomes)
 
 
+def joined(parts: Sequence[Battery[T]]) -> Battery[T]:
+    """Batteries of the same challenges on different examples, at least one, as one."""
+
+    def all_of(name: str) -> Outcome[T]:
+        each = [part.outcomes[name] for part in parts]
+        tensors = ("right", "value", "queries", "changes", "refused")
+        found = {field: torch.cat([getattr(one, field) for one in each]) for field in tensors}
+        return Outcome(z=[z for one in each for z in one.z], seconds=sum(one.seconds for one in each), **found)
+
+    clean, value = (torch.cat([getattr(part, field) for part in parts]) for field in ("clean", "value"))
+    return Battery(clean, value, {name: all_of(name) for name in parts[0].outcomes})
+
+
 def _outcome(
     gain: DiscreteGain[T], x: Sequence[T], challenge: DiscreteChallenge[T], seed: int, batch_size: int, clean: Tensor
 ) -> Outcome[T]:

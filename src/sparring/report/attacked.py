@@ -24,7 +24,8 @@ class Account:
         texts: one for each text, the outcome of the attack that decided it.
         attacks: what each attack did, by name: `fell`, `of`, `queries` and `changes` as means, `settings` in words.
         checks: see `sparring.evaluation.sanity.check`.
-        notes: what a reader should know: rows set aside, texts cut, labels that the model gave.
+        notes: what the attacks drew from.
+        warnings: what a reader should know first: rows set aside, texts cut, labels that the model gave.
         command: that made it.
         seed: draws which texts are shown.
     """
@@ -35,6 +36,7 @@ class Account:
     attacks: Mapping[str, Mapping[str, Any]]
     checks: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
+    warnings: Sequence[str]
     command: str
     seed: int
 
@@ -48,7 +50,11 @@ def assemble(account: Account) -> Page:
     sentence = f"{account.model} gets {right:,} of {n:,} texts right; {standing:,} are still right {several}."
     numbers = [_headline("Right without an attack", right, n), _headline("Right under attack", standing, n)]
     plan: list[tuple[str, str, list[Block]]] = [
-        ("attacks", "What each attack did", [_table(account)]),
+        (
+            "attacks",
+            "What each attack did",
+            [_table(account), *([Text(" ".join(account.notes))] if account.notes else [])],
+        ),
         ("fell", "Texts that fall", _shown(account, "fell")),
         ("stand", "Texts that stand", _shown(account, "stands")),
         ("checks", "Checks on the attack", [_checks(account)]),
@@ -57,7 +63,7 @@ def assemble(account: Account) -> Page:
     return Page(
         title="Attacked texts",
         subtitle=f"{account.model} on {account.data}",
-        cards=[Card(mark, f"{account.data} · seed {account.seed}", sentence, numbers, list(account.notes))],
+        cards=[Card(mark, f"{account.data} · seed {account.seed}", sentence, numbers, account.warnings)],
         sections=[Section(*part) for part in plan if part[2]],
         summary={},
     )

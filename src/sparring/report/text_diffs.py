@@ -122,9 +122,11 @@ def of_texts(run: Run) -> bool:
 def shown(texts: Sequence[Attacked], count: int, seed: int) -> Diffs:
     """Some of the texts, drawn blind."""
     some = drawn(texts, count, seed)
-    drawing = f", drawn at random with seed {seed}, not selected" if len(some) < len(texts) else ""
+    many, drawing = _count(len(texts), "text"), ""
+    if len(some) < len(texts):
+        many, drawing = f"{len(some)} of {many}", f", drawn at random with seed {seed}, not selected"
     caption = (
-        f"{len(some)} of {_count(len(texts), 'text')}{drawing}. Struck out: what the attack took. Shaded: what it put "
+        f"{many}{drawing}. Struck out: what the attack took. Shaded: what it put "
         "there, with the code points of letters that look like others. Per cent: the model’s probability of the label, "
         "before and after."
     )
@@ -154,13 +156,10 @@ def pieces(before: str, after: str) -> list[Piece]:
     found: list[Piece] = []
     for tag, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         gone, come = "".join(old[i:j]), "".join(new[k:m])
-        if tag == "equal":
-            found.append(Piece(visible(gone), "kept"))
-            continue
         if gone:
-            found.append(Piece(visible(gone), "out"))
-        if come:
-            found.append(Piece(visible(come), "in", _strange(gone, come)))
+            found.append(Piece(visible(gone), "kept" if tag == "equal" else "out"))
+        if come and tag != "equal":
+            found.append(Piece(visible(come), "in", _strange(before, come)))
     return found
 
 
@@ -185,9 +184,9 @@ def marked(before: str, after: str) -> str:
     return "".join(told)
 
 
-def _strange(gone: str, come: str) -> str:
-    """The code points that look like what they are not: letters from outside ASCII that were not there before."""
-    new = sorted({c for c in come if not c.isascii() and c not in gone and not _hidden(c) and not c.isspace()})
+def _strange(before: str, come: str) -> str:
+    """The code points that may look like what they are not: characters from outside ASCII that the text had nowhere."""
+    new = sorted({c for c in come if not c.isascii() and c not in before and not _hidden(c) and not c.isspace()})
     return " ".join(map(_code, new[:3])) + (" …" if len(new) > 3 else "")
 
 
