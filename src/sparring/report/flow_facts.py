@@ -5,7 +5,7 @@ from typing import Any
 
 from sparring.report import facts, words
 from sparring.report.facts import Group
-from sparring.report.read import Estimate, Run, estimate, mapping, number, text
+from sparring.report.read import Estimate, Run, estimate, find, mapping, number, text
 
 ATTACKS = {
     "clean": "As they came",
@@ -73,5 +73,10 @@ def threat_name(run: Run) -> str:
 
 
 def title(group: Group) -> str:
-    """ "nsl-kdd, feasible flows within eps 0.1"."""
-    return f"{facts.data(group.runs[0])}, {threat_name(group.runs[0])}"
+    """ "nsl-kdd (dos), feasible flows within eps 0.1", and a fingerprint where that is not one group's alone."""
+    run = group.runs[0]
+    kinds = find(run.record, "data", "kinds")
+    named = [kind for kind in kinds if isinstance(kind, str)] if isinstance(kinds, list) else []
+    which = f" ({words.listing(named)})" if named and named != ["all"] else ""
+    _, mark, rest = group.title.partition(" (data fingerprint ")
+    return f"{facts.data(run)}{which}, {threat_name(run)}{mark}{rest}"
