@@ -10,12 +10,9 @@ from sparring.domains.text.data import NAMES, DataError, Encoded, load
 from sparring.domains.text.records import read
 
 ROWS = [
-    ("A fine film", "good"),
-    ('She said "so, so"', "good"),
-    ("Bad\\n", "bad"),
-    ("שלום 👩‍🚀", "bad"),
-    ("", "good"),
-] * 3
+    *(("A fine film", "good"), ('She said "so, so"', "good"), ("Bad\\n", "bad"), ("שלום 👩‍🚀", "bad"), ("", "good")),
+    *((f"film {k}", "good" if k < 6 else "bad") for k in range(10)),
+]
 
 
 def written(folder, ending, rows=ROWS, header=("Text", "label")):
@@ -55,6 +52,15 @@ def test_every_format_gives_the_same_texts_and_classes(tmp_path, ending):
     assert data.fingerprint != load(written(tmp_path, ending, [*ROWS, ("more", "bad")])).fingerprint
 
 
+def test_no_text_is_in_both_parts_of_a_set_that_comes_as_one(tmp_path):
+    data = load(written(tmp_path, "tsv", [(f"text {k % 20}", "ab"[k % 2]) for k in range(100)]))
+    assert not set(data.train.strings) & set(data.test.strings)
+    assert data.test.y.bincount().tolist() == [10, 10]
+    assert (len(data.train), len(data.test)) == (80, 20)
+    with pytest.raises(DataError, match="at least 5 texts of a class"):
+        load(written(tmp_path, "tsv", [("same", "a"), ("other", "b")] * 50))
+
+
 def test_a_folder_has_its_splits(tmp_path):
     for name, rows in (("train", ROWS), ("dev", ROWS[:4]), ("test", ROWS[3:])):
         written(tmp_path, "csv", rows).rename(tmp_path / f"{name}.csv")
@@ -83,7 +89,7 @@ def test_bytes_that_are_not_utf8_in_parquet_are_set_aside_by_row(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    texts = pa.array([b"fine", b"caf\xe9", b"bad"] * 5, pa.binary())
+    texts = pa.array([part + b"%d" % k for k in range(5) for part in (b"fine", b"caf\xe9", b"bad")], pa.binary())
     bad = pa.Array.from_buffers(pa.string(), 15, pa.array(texts, pa.binary()).buffers())
     pq.write_table(pa.table({"text": bad, "label": [1, 0, 0] * 5}), tmp_path / "texts.parquet")
     data = load(tmp_path / "texts.parquet")
@@ -131,7 +137,7 @@ def test_labels_that_cannot_be_classes_are_refused(tmp_path):
         load(written(tmp_path, "tsv", [row for row in ROWS if row[1] == "good"]))
     with pytest.raises(DataError, match=r"at least two classes\. Got none"):
         load(written(tmp_path, "tsv", []))
-    numbers = load(written(tmp_path, "tsv", [("x", str(k % 12)) for k in range(60)]))
+    numbers = load(written(tmp_path, "tsv", [(f"x {k}", str(k % 12)) for k in range(60)]))
     assert numbers.classes == tuple(map(str, range(12)))  # by value, not by spelling
 
 
@@ -165,7 +171,7 @@ def test_class_names_of_the_hub_are_read(tmp_path):
     import pyarrow.parquet as pq
 
     names = {"info": {"features": {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}}}
-    table = pa.table({"text": ["a", "b"] * 5, "label": [1, 0] * 5})
+    table = pa.table({"text": list("abcdefghij"), "label": [1, 0] * 5})
     pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(names)}), tmp_path / "x.parquet")
     assert load(tmp_path / "x.parquet").classes == ("neg", "pos")
 
@@ -188,18 +194,22 @@ def test_the_hub_s_own_loader(tmp_path, monkeypatch):
         load("hf:glue")
 
 
+LONG = [(f"a fine {word}", "a") for word in ("film", "plot", "one", "two", "three", "four")] + [("", "a"), ("bad", "b")]
+LONG += [("a " * 9 + "!" * k, "b") for k in range(6)]
+
+
 def test_encoded_texts_are_a_source_of_batches_and_say_what_is_cut(tmp_path):
-    data = load(written(tmp_path, "tsv", [("a fine film", "a"), ("a " * 9, "b"), ("", "a"), ("bad", "b")] * 3))
+    data = load(written(tmp_path, "tsv", LONG))
     source = Encoded(data.train, TOKENIZER, 5)
     assert source.ids.shape == (len(data.train), 5)
     assert torch.equal(source.y, data.train.y)
-    short = torch.tensor([k for k, string in enumerate(data.train.strings) if len(string) < 12])
+    short = torch.tensor([k for k, string in enumerate(data.train.strings) if len(string) < 16])
     ids, y = source.take(short)
     assert ids.shape == (len(short), 3)
     assert torch.equal(y, data.train.y[short])
     assert (ids != 0).any(1).all()
-    assert [data.train.strings[k] for k in source.truncated.tolist()] == ["a " * 9] * len(source.truncated)
-    assert len(source.truncated) >= 2
+    assert source.truncated.tolist() == [k for k in range(len(source)) if k not in short.tolist()]
+    assert len(source.truncated) >= 4
     assert len(source) == len(data.train)
 
 
@@ -209,7 +219,7 @@ def test_encoded_texts_are_a_source_of_batches_and_say_what_is_cut(tmp_path):
     [
         ("sst2", (6920, 872, 1821), ("negative", "positive"), "a stirring , funny and finally"),
         ("agnews", (12000, 0, 7600), ("world", "sports", "business", "sci/tech"), "Apache, open-source"),
-        ("sms-spam", (4460, 0, 1114), ("ham", "spam"), "Go until jurong"),
+        ("sms-spam", (4452, 0, 1122), ("ham", "spam"), "Go until jurong"),
         ("hate-forum", (7071, 987, 1999), ("noHate", "hate"), "But if White"),
         ("tweeteval-emotion", (3257, 374, 1421), ("anger", "joy", "optimism", "sadness"), "“Worry is"),
         ("sst2-style-tweets", (6805, 0, 872), ("negative", "positive"), ""),

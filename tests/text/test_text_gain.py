@@ -85,6 +85,15 @@ def test_queries_are_counted_for_whom_they_are_asked():
     assert off.queries.tolist() == [2] * 6
 
 
+def test_the_texts_used_last_are_remembered():
+    gain = gain_of(cache=2)
+    for text in (TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[2], TEXTS[0]):
+        gain([text], [0])
+    assert gain.queries[0] == 3
+    gain([TEXTS[1]], [0])
+    assert gain.queries[0] == 4
+
+
 def test_nothing_asked_is_nothing_answered():
     gain = gain_of()
     value, lost = gain.judge([], [])

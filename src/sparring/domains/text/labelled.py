@@ -155,7 +155,7 @@ def assembled(
     Args:
         name: for records and messages.
         train, validation, test: rows; where there is no test, validation is it, and where there is neither, a fifth of
-            every class of the training rows is the test, the same rows always.
+            every class of the training rows is the test, the same rows always, and no text is in both.
         names: label -> what the class is called; by default the label itself.
 
     Raises:
@@ -174,7 +174,7 @@ def assembled(
         validation, test = None, validation
     fitted = _texts(train, known)
     if test is None:
-        fitted, measured = (fitted.subset(part) for part in _divided(fitted.y))
+        fitted, measured = (fitted.subset(part) for part in _divided(fitted))
     else:
         measured = _texts(test, known)
     chosen = fitted.subset(torch.empty(0, dtype=torch.long)) if validation is None else _texts(validation, known)
@@ -207,14 +207,18 @@ def _texts(rows: Rows, known: dict[str, int]) -> Texts:
     return Texts(tuple(strings), torch.tensor([known[kind] for kind in kinds]), torch.tensor(numbers))
 
 
-def _divided(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of four fifths and one fifth of every class."""
-    chance, test = np.random.RandomState(SPLIT), torch.zeros(len(y), dtype=torch.bool)
-    for label in range(int(y.max()) + 1):
-        rows = (y == label).nonzero().squeeze(1)
-        test[rows[torch.from_numpy(chance.permutation(len(rows))[: len(rows) // 5])]] = True
-    if not test.any():
-        raise DataError("A set without a test split must have at least 5 rows of a class, to take a fifth of it.")
+def _divided(texts: Texts) -> tuple[Tensor, Tensor]:
+    """Indices of four fifths and one fifth of every class; where a text is there twice, both are on one side."""
+    first: dict[str, int] = {}
+    for row, string in enumerate(texts.strings):
+        first.setdefault(string, row)
+    chance, distinct, chosen = np.random.RandomState(SPLIT), torch.tensor(sorted(first.values())), set[int]()
+    for label in range(int(texts.y.max()) + 1):
+        rows = distinct[texts.y[distinct] == label]
+        chosen.update(rows[torch.from_numpy(chance.permutation(len(rows))[: len(rows) // 5])].tolist())
+    if not chosen:
+        raise DataError("A set without a test split must have at least 5 texts of a class, to take a fifth of it.")
+    test = torch.tensor([first[string] in chosen for string in texts.strings])
     return (~test).nonzero().squeeze(1), test.nonzero().squeeze(1)
 
 
