@@ -71,7 +71,7 @@ class _Greedy(Generic[T]):
         found = editable(self.threat, x)
         if not found:
             return
-        importance = yield from self._importance(x, value, found)
+        importance = [0.0] if len(found) == 1 else (yield from self._importance(x, value, found))
         order = sorted(range(len(found)), key=lambda i: -importance[i])
         z = x
         for i in order:
