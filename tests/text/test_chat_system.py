@@ -26,7 +26,7 @@ from sparring.domains.text.chat_file import FILE, ChatFileError, ChatModel
 from sparring.domains.text.decoder import Decoder
 from sparring.domains.text.likelihood import log_likelihood
 from sparring.domains.text.tasks import KINDS
-from sparring.engine import record
+from sparring.engine import cost, record
 from sparring.engine.job import STATE, InterruptedRunError
 from sparring.systems import prompt_injection
 from sparring.systems.prompt_injection import Config, Injector, obedience
@@ -121,7 +121,7 @@ def test_struq_attacks_its_share_of_a_batch(batch: tuple[Tensor, Tensor], share:
 
 def test_secalign_starts_at_log_two_and_prefers_the_right_answer(batch: tuple[Tensor, Tensor]) -> None:
     lm = model(CHAT)
-    game = made(Config("secalign", beta=0.3), lm)
+    game = made(Config("secalign", beta=0.3, anchor=0.0), lm)
     objective = game.learner.objective  # type: ignore[attr-defined]
     z = game.adversary.respond(lm, batch)
     loss, told = objective(lm, z, batch)
@@ -132,7 +132,8 @@ def test_secalign_starts_at_log_two_and_prefers_the_right_answer(batch: tuple[Te
     assert losses[-1] < losses[0]
     assert obedience(lm, z, batch).mean() < before.mean()
     anchored = prompt_injection.Preferring(copy.deepcopy(lm), 0.3, anchor=0.5)
-    assert torch.allclose(anchored(lm, z, batch)[0], math.log(2) - 0.5 * log_likelihood(lm, z[:, 0]), atol=1e-4)
+    clean = log_likelihood(lm, batch[0][:, 0, 0])
+    assert torch.allclose(anchored(lm, z, batch)[0], math.log(2) - 0.5 * clean, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", prompt_injection.METHODS)
@@ -177,12 +178,19 @@ def test_config_is_checked_and_round_trips() -> None:
     assert systems.find("prompt-injection") is SYSTEM
 
 
+@pytest.fixture
+def unpriced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The price of a step is measured elsewhere."""
+    monkeypatch.setattr(cost, "step_ratio", lambda *_, **__: {})
+
+
 def run(folder: Path, seed: int = 0, **config: object) -> Path:
     where = Where(rows=60, tokens=900, model="decoder-32x1", start=SCRATCH, run=folder, seed=seed)
     training = dataclasses.replace(SYSTEM.training, epochs=2, device="cpu")
     return train_run(SYSTEM, SYSTEM.config(**config), training, where, "")
 
 
+@pytest.mark.usefixtures("unpriced")
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path / "whole", method="struq", draws=2)
     plain, seen = chat_train.build, list[int]()
@@ -221,6 +229,7 @@ def test_a_file_gives_the_model_back_and_another_is_refused(tmp_path: Path) -> N
         chat_file.load(tmp_path / "other")
 
 
+@pytest.mark.usefixtures("unpriced")
 def test_train_evaluate_report_and_reproduce(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,7 +265,7 @@ def test_train_evaluate_report_and_reproduce(
     page = Path(capsys.readouterr().out.strip())
     assert "Instructions in the data" in page.read_text()
     assert "Whichever of these succeeds" in page.with_name("report.md").read_text()
-    words = ["reproduce", "prompt-injection", *small, "--seeds", "2", "--n", "10", "--adaptive", "1"]
+    words = ["reproduce", "prompt-injection", *small, "--seeds", "2", "--n", "10", "--adaptive", "0"]
     assert main([*words, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert list(answer) == ["verdict", "effect", "arms", "seeds", "command"]

@@ -52,7 +52,7 @@ class Flags:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """prompt-injection."""
     quick: bool = False
-    """A first answer within three minutes: two seeds, a model half as well trained, 100 questions."""
+    """A first answer within three minutes: two seeds, a model less well trained, 100 questions."""
     data: str = PASSAGES
     """Where the sentences are from, as for train."""
     data_root: Path | None = None
@@ -62,15 +62,15 @@ class Flags:
     seeds: int | None = None
     """Runs of each arm, from --seed on; 5 by default."""
     start_epochs: int | None = None
-    """Of the model that all arms start from; 8 by default."""
+    """Of the model that all arms start from; 6 by default."""
     epochs: int | None = None
-    """Of every arm; 3 by default."""
+    """Of every arm; 1 by default."""
     rows: int | None = None
     """Instructions to train on; 3,000 by default."""
     n: int | None = None
-    """Test questions; 300 by default."""
+    """Test questions; 200 by default."""
     adaptive: int | None = None
-    """Of them attacked with GCG and on embeddings; 16 by default, 0 leaves both out."""
+    """Of them attacked with GCG and on embeddings; 10 by default, 0 leaves both out."""
     run: Path = RUNS / "reproduce"
     """The folder that holds the runs and the answers."""
     seed: int = 0
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def sizes_of(flags: Flags) -> Sizes:
     """What the flags say, and where they say nothing the full or the quick setting. Raises ValueError for a bad one."""
-    usual = Sizes(2, 6, 2, 2000, 100, 4) if flags.quick else Sizes(5, 8, 3, 3000, 300, 16)
+    usual = Sizes(2, 4, 1, 2000, 100, 4) if flags.quick else Sizes(5, 6, 1, 3000, 200, 10)
     given = {name: value for name in asdict(usual) if (value := getattr(flags, name)) is not None}
     for name, least in (("seeds", 1), ("start_epochs", 1), ("epochs", 1), ("rows", 50), ("n", 10), ("adaptive", 0)):
         if given.get(name, least) < least:

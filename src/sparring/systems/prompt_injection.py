@@ -2,15 +2,15 @@
 
     min_theta  E_{(q, d)} [ L(theta; q, d') ],    d' = argmax_{z in I_k(d)}  log p(y_bad | q, z) - log p(y | q, z)
     struq:     L = - log p(y | q, d')
-    secalign:  L = - log sigmoid(beta [log (p / p_ref)(y | q, d') - log (p / p_ref)(y_bad | q, d')])
+    secalign:  L = - log sigmoid(beta [log (p / p_ref)(y | q, d') - log (p / p_ref)(y_bad | q, d')]) - a log p(y | q, d)
 
 q is the user's instruction, d the data, y the right answer about the data as it stands, y_bad the answer to the
 instruction that was injected. Prompt, data and answer are kept apart by tokens that no text can give.
 
 Learner
     One optimiser step per batch. `none`: the likelihood of the right answer on data as it came. `struq`: the same with
-    half of the rows attacked. `secalign`: DPO on attacked rows, the right answer preferred to the injected one; the
-    reference is the model that training started from.
+    half of the rows attacked. `secalign`: DPO on attacked rows, the right answer preferred to the injected one, and
+    `anchor` times the supervised loss on the rows as they came; the reference is the model that training started from.
 Adversary
     Writes an instruction into the data: of `draws` injections the one that the model in front of it obeys most; with
     one draw it is the random injection of the papers.
@@ -64,8 +64,9 @@ class Config:
     """none is supervised training on data as it came; struq on half of it attacked; secalign prefers answers."""
     beta: float = 0.1
     """secalign: how dear it is to leave the reference model."""
-    anchor: float = 0.0
-    """secalign: weight of the likelihood of the right answer beside the preference, in [0, inf)."""
+    anchor: float = 0.2
+    """secalign: weight of the supervised loss on rows as they came beside the preference, in [0, inf); 0 as published:
+    the preference alone makes a small model forget some of what it can."""
     share: float = 0.5
     """struq: share of the rows of a batch that are attacked, in [0, 1]."""
     completions: float | None = None
@@ -159,7 +160,7 @@ class Preferring:
     Args:
         reference: the model that training started from, frozen.
         beta: of DPO.
-        anchor: weight of the likelihood of the right answer.
+        anchor: weight of the supervised loss on the row as it came.
     """
 
     reference: nn.Module
@@ -170,7 +171,9 @@ class Preferring:
         chosen, rejected = _both(model, move)
         with torch.no_grad():
             before = _both(self.reference, move)
-        loss = dpo(chosen, rejected, before, self.beta) - self.anchor * chosen
+        loss = dpo(chosen, rejected, before, self.beta)
+        if self.anchor:
+            loss = loss + self.anchor * supervised(model, as_it_came(batch), batch)
         return loss, {"right answer ahead": (chosen > rejected).double().mean()}
 
 
