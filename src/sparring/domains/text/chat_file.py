@@ -20,7 +20,7 @@ from sparring.domains.text.prompt import Chat, Query
 FILE = "chat.safetensors"
 """Its name in a run folder."""
 KEY = "sparring.chat"
-SPEC = "decoder-128x3"
+SPEC = "decoder-128x2"
 MOST = 16
 """Tokens of an answer at most."""
 
