@@ -188,9 +188,9 @@ def test_a_stack_comes_back_from_its_file_and_scores_with_the_layer_that_decided
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda t: t["classifier.forest.child"][0].fill_(-1), "children of a node must be nodes behind it"),
-        (lambda t: t["classifier.forest.child"][1].fill_(0), "children of a node must be nodes behind it"),
-        (lambda t: t["classifier.boosting.child"][0].fill_(10**6), "children of a node must be nodes behind it"),
+        (lambda t: t["classifier.forest.child"][0].fill_(-1), "children of a node must be itself or behind it"),
+        (lambda t: t["classifier.forest.child"][1].fill_(0), "children of a node must be itself or behind it"),
+        (lambda t: t["classifier.boosting.child"][0].fill_(10**6), "children of a node must be itself or behind it"),
         (lambda t: t["classifier.boosting.root"].fill_(10**6), "roots nodes"),
         (lambda t: t["classifier.boosting.feature"].fill_(10**6), "features of a tree must be in the range"),
         (lambda t: t["classifier.boosting.value"].fill_(float("nan")), "finite numbers"),

@@ -101,6 +101,16 @@ def test_the_first_round_is_standard_training_and_the_next_adds_what_the_adversa
     assert ((material[len(x) :] - x[origin[len(x) :]]).abs() <= SMALL.eps + 1e-5).all()
 
 
+def test_a_benign_row_that_someone_moved_is_not_collected(prepared: tuple[Preprocessing, Tensor, Tensor]) -> None:
+    preprocessing, x, y = prepared
+    learner = game(preprocessing, Config(rounds=0, trees=2, folds=2, epochs=2)).learner
+    assert isinstance(learner, Refit)
+    learner.update((x * 0.9).clamp(0, 1), (x, y))
+    material, labels, _ = learner.material((x, y))
+    assert len(material) == len(x) + int(y.sum())
+    assert (labels[len(x) :] == 1).all()
+
+
 def test_only_malicious_rows_move_and_only_to_what_could_be_sent(
     table: Table,
     prepared: tuple[Preprocessing, Tensor, Tensor],

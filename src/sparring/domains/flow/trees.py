@@ -68,11 +68,10 @@ class Trees(nn.Module):
     def check(self, width: int) -> None:
         """Raises TreesError where following the nodes of a vector `[width]` could leave them or never end."""
         nodes = torch.arange(len(self.feature))[:, None]
-        leaf = (self.child == nodes).all(1, keepdim=True)
-        sound = bool(((self.child > nodes) | leaf).all() and (self.child < len(nodes)).all())
+        sound = bool(((self.child >= nodes) & (self.child < len(nodes))).all())
         rooted = bool(((self.root >= 0) & (self.root < len(nodes))).all())
         if not sound or not rooted:
-            raise TreesError("The children of a node must be nodes behind it, and the roots nodes. Some are not.")
+            raise TreesError("The children of a node must be itself or behind it, and the roots nodes. Some are not.")
         if not bool(((self.feature >= 0) & (self.feature < width)).all()):
             raise TreesError(f"The features of a tree must be in the range [0, {width}). Some are not.")
 
