@@ -77,18 +77,21 @@ def test_what_falls_falls_to_the_best_substitute_and_is_marked(model: Path, caps
     assert "4 texts, 3 right, 1 right whichever attack is tried" in capsys.readouterr().out
 
 
-def test_the_attack_with_the_fewest_changes_decides_then_the_one_with_the_fewest_queries(model: Path) -> None:
+def test_the_attack_with_the_fewest_changes_decides_then_the_fewest_queries_then_the_first(model: Path) -> None:
     content = "text,label\na great great film,good\na great film,good\n"
     assert attack(model, content, "--attacks", "greedy-deletion", "append", "--words", "1.0") == 0
     first, second = table(model / "attacked.csv")
     assert (first["attack"], first["words_changed"], first["marked"]) == ("append", "1", "a great great film[→ was]")
-    assert (second["attack"], second["words_changed"]) == ("append", "1")
+    assert (second["attack"], second["words_changed"]) == ("greedy-deletion", "1")
     told = {}
     for name in ("greedy-deletion", "append"):
         assert attack(model, content, "--attacks", name, "--words", "1.0") == 0
         told[name] = [(int(row["words_changed"]), int(row["queries"])) for row in table(model / "attacked.csv")]
     # the two deletions of `great` are one text, asked about once
-    assert told == {"greedy-deletion": [(2, 6), (1, 4)], "append": [(1, 3), (1, 3)]}
+    assert told == {"greedy-deletion": [(2, 6), (1, 3)], "append": [(1, 3), (1, 3)]}
+    assert attack(model, content, "--attacks", "characters", "append", "--words", "1.0") == 0
+    (_, second) = table(model / "attacked.csv")
+    assert (second["attack"], second["queries"]) == ("append", "3")  # a misspelling of `great` needs one word as well
 
 
 def test_rows_that_cannot_be_used_are_set_aside_with_reasons(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import tyro
 
 from sparring.commands.flags import parse, say
 from sparring.commands.progress import progress
-from sparring.commands.text_attacked import as_csv, aside_csv, decided, settings, summaries
+from sparring.commands.text_attacked import as_csv, aside_csv, decided, keep, settings, summaries
 from sparring.commands.text_attacker import NAMES, USUAL, Arsenal, arsenal
 from sparring.commands.text_battery import Budget, gain_of, subject
 from sparring.commands.text_input import Given, given
@@ -29,9 +29,6 @@ CHUNK = 64
 
 PATIENCE = 2.0
 """Seconds before the bar appears."""
-
-KEPT = 200
-"""Attacked texts that a run folder keeps for its report."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +125,15 @@ def run(arguments: Sequence[str]) -> int:
         {name: {**each, "settings": settings(each["parameters"])} for name, each in told.items()},
         checks, weapons.notes, warnings, command, flags.seed,
     )  # fmt: skip
-    places["out"].parent.mkdir(parents=True, exist_ok=True)
     for name, content in (
         ("out", as_csv(texts)),
         ("page", publish.html(attacked.assemble(account)).encode(errors="backslashreplace")),
         ("refused", aside_csv(rows.aside)),
-        ("kept", text_diffs.to_json(text_diffs.drawn(texts, KEPT, flags.seed)).encode()),
     ):
         places[name].parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write(places[name], content)
+    places["kept"].parent.mkdir(parents=True, exist_ok=True)
+    keep(places["kept"].parent, texts, flags.seed)
     _tell(flags, found, told, checks, [*warnings, *weapons.notes], places, command)
     return 0
 

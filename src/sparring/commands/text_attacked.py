@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,13 @@ from sparring.domains.text.artefact import Classifier
 from sparring.domains.text.gain import TextGain
 from sparring.domains.text.records import Aside
 from sparring.domains.text.words import Text
+from sparring.engine import checkpoint
 from sparring.evaluation.discrete import Battery, DiscreteChallenge
 from sparring.report import words
-from sparring.report.text_diffs import Attacked, Result, marked
+from sparring.report.text_diffs import FILE, Attacked, Result, drawn, marked, to_json
+
+KEPT = 200
+"""Attacked texts that a run folder keeps for its report."""
 
 COLUMNS = (
     "line", "outcome", "attack", "label", "answer_before", "answer_after", "score_before", "score_after",
@@ -66,6 +71,11 @@ def decided(classifier: Classifier, gain: TextGain, rows: Given, found: Battery[
             )
         )
     return held
+
+
+def keep(folder: Path, texts: Sequence[Attacked], seed: int) -> None:
+    """Leave some of the texts, drawn by the seed, in a run folder for its report."""
+    checkpoint.write(folder / FILE, to_json(drawn(texts, KEPT, seed)).encode())
 
 
 def _chosen(found: Battery[Text], i: int) -> int | None:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from sparring.commands.evaluate import OUTCOMES
 from sparring.commands.flags import parse, say
-from sparring.commands.text_battery import Budget
+from sparring.commands.text_attacked import decided, keep
+from sparring.commands.text_battery import Budget, gain_of
+from sparring.commands.text_input import Given
 from sparring.commands.text_material import Material, Where, prepared
 from sparring.commands.text_measured import as_record, measured
 from sparring.core.seeds import derive
@@ -111,6 +113,9 @@ def evaluate(flags: Flags, command: str) -> record.Record:
         "command": command,
     }
     checkpoint.write(folder / OUTCOMES, save({"rows": rows, **found.outcomes}))
+    test = made.data.test.subset(rows)
+    given = Given(test.rows.tolist(), list(test.strings), test.y.tolist(), [])
+    keep(folder, decided(classifier, gain_of(classifier, test.y), given, found.found), flags.seed)
     facts = record.read(folder)
     facts["evaluation"] = evaluation
     record.write(folder, facts)
