@@ -172,6 +172,8 @@ def threat_name(threat: Mapping[str, Any]) -> str:
         return name
     if isinstance(inner := find(threat, "inner"), Mapping):
         return f"{name}: {threat_name(inner)}"
+    if eps is not None and name == "appended text":
+        return f"up to {whole(eps)} characters behind the data"
     return name if eps is None else f"{name}, eps {radius(eps)}"
 
 
@@ -205,6 +207,8 @@ def threat_clause(threat: Mapping[str, Any], thing: str) -> str:
             return f"the changes to all {thing}s may add up to {limit} ({thing} range 1)"
         case "l0":
             return f"up to {whole(eps)} {thing}s may change freely"
+        case "appended text":
+            return f"the attacker may write up to {whole(eps)} characters behind the data"
     return f"the attacker is limited by {name or 'an unnamed norm'} with eps {radius(eps)}"
 
 
