@@ -140,6 +140,13 @@ def test_a_model_that_takes_no_embedded_texts_is_refused():
         PretrainedClassifier(Strange(), PretrainedTokenizer(tokenizer_of()))
 
 
+def test_a_text_that_is_too_long_is_refused():
+    ours = PretrainedClassifier(classifier_of("Bert"), PretrainedTokenizer(tokenizer_of()))
+    ours(torch.full((1, 38), 5))
+    with pytest.raises(AdapterError, match=r"at most 38 tokens\. Got 39"):
+        ours(torch.full((1, 39), 5))
+
+
 def test_the_classifier_leaves_the_model_s_mode_alone_and_trains_it():
     model = classifier_of("Bert").train()
     ours = PretrainedClassifier(model, PretrainedTokenizer(tokenizer_of()))

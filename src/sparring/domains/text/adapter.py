@@ -124,7 +124,8 @@ class PretrainedClassifier(nn.Module):
         tokenizer: the model's.
 
     Raises:
-        AdapterError: where the tokenizer's vocabulary is not the model's, or the model takes no embedded texts.
+        AdapterError: where the tokenizer's vocabulary is not the model's, or the model takes no embedded texts; later,
+            for a text longer than its configuration allows.
     """
 
     def __init__(self, model: nn.Module, tokenizer: PretrainedTokenizer) -> None:
@@ -166,6 +167,10 @@ class PretrainedClassifier(nn.Module):
         before, behind = (embedding(ids).expand(len(values), -1, -1) for ids in (self.before, self.behind))
         room = values.new_zeros(len(values), behind.shape[1], values.shape[2])
         whole = torch.cat([before.to(values.dtype), values, room], 1)
+        limit = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        if isinstance(limit, int) and whole.shape[1] > limit:
+            around = whole.shape[1] - values.shape[1]
+            raise AdapterError(f"Texts must have at most {limit - around} tokens. Got {values.shape[1]}.")
         start = self.before.shape[0] + counts[:, None]
         place = start + torch.arange(behind.shape[1], device=values.device)
         whole = whole.scatter(1, place[..., None].expand_as(behind), behind.to(values.dtype))
