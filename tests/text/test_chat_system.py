@@ -272,5 +272,7 @@ def test_train_evaluate_report_and_reproduce(
     assert [arm["name"] for arm in answer["arms"]] == ["start", "undefended", "struq", "secalign", "secalign-worst"]
     assert main(words) == 0
     assert f"verdict: {answer['verdict']}" in capsys.readouterr().out
+    assert main(["train", "prompt-injection", "--precision", "bf16"]) == 2
+    assert "'precision' parameter must be '32'" in capsys.readouterr().err
     assert main(["reproduce", "prompt-injection", "--seeds", "0"]) == 2
     assert "'seeds' parameter must be an int >= 1" in capsys.readouterr().err

@@ -133,6 +133,9 @@ def train_run(
     log: tracking.Name = "none",
 ) -> Path:
     """Train one run and return its folder, with the model and its tokenizer as one file in it."""
+    for name, only in (("precision", "32"), ("compile", "off"), ("cutmix", 0.0), ("label_smoothing", 0.0)):
+        if getattr(training, name) != only:
+            raise ValueError(f"The {name!r} parameter must be {only!r} here. Got {getattr(training, name)!r} instead.")
     made = prepared(where)
     folder = where.run or new_folder(f"{system.name}-{made.name}")
     beside = _start(system, training, where, folder, command)

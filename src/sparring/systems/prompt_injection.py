@@ -206,7 +206,8 @@ def game(
         adversary = Mixture(adversary, config.share, tools.rng, Nature(as_it_came))
     elif config.method == "secalign":
         kept = copy.deepcopy(model) if reference is None else reference
-        objective = Preferring(kept.eval().requires_grad_(False), config.beta, config.anchor)
+        kept = kept.to(next(model.parameters()).device).eval().requires_grad_(False)
+        objective = Preferring(kept, config.beta, config.anchor)
     learner = Descent(
         model, optimizer, objective, backward=tools.backward, clip=tools.clip, perturbation=tools.perturbation
     )
