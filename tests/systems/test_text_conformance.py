@@ -245,6 +245,7 @@ def test_tricks_do_what_they_are_called() -> None:
     added = (z != 0).sum(1) - words
     assert added.min() >= 1
     assert added.max() == 3
+    assert (added == 1).any()
     assert torch.isin(z[(F.pad(ids, (0, 2)) == 0) & (z != 0)], pool).all()
     assert ((z != 0).long().diff(dim=1) <= 0).all()  # no gap
     terms = torch.tensor([5, 6, 7])
