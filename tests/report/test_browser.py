@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from sparring import report
+from sparring.report import attacked, publish
 
 from .factory import examples, record, three, write_run
 from .richer import two
 from .test_flow_report import flows
+from .test_text_diffs import HOSTILE, account, text
 
 ARGUMENTS = (
     "--headless",
@@ -60,7 +62,7 @@ const luminance = colour => colour.match(/[\\d.]+/g).slice(0, 3)
 const paper = luminance(getComputedStyle(document.body).backgroundColor);
 const contrast = l => (Math.max(l, paper) + .05) / (Math.min(l, paper) + .05);
 const drawn = [...document.querySelectorAll('svg text')].map(e => getComputedStyle(e).fill);
-const written = [...document.querySelectorAll('p, td, th, h1, h2, h3, dd span, figcaption, a, .run b')];
+const written = [...document.querySelectorAll('p, td, th, h1, h2, h3, dd span, figcaption, a, del, small, .run b')];
 return Math.min(...drawn.concat(written.map(e => getComputedStyle(e).color)).map(c => contrast(luminance(c))));
 """
 """The lowest contrast ratio of any text with the page, by the formula of WCAG 2."""
@@ -93,6 +95,12 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     long["command"] = "sparring " + "x" * 300
     odd = [write_run(folder / "long", long, examples()), write_run(folder / "empty", {"status": "running"})]
     detectors = [write_run(folder / f"flow{k}", flows(worst=worst, seed=k)) for k, worst in enumerate((0.8, 0.5))]
+    texts = [
+        text(),
+        text(original="שלום " * 60, after="שלום gr\u0435at\u200b " + HOSTILE),
+        text(after="unbreakable" * 40),
+    ]
+    publish.replace(folder / "texts.html", publish.html(attacked.assemble(account(texts=texts, warnings=[HOSTILE]))))
     return {
         "one": report.write(runs[1:2], folder / "one").html,
         "three": report.write(runs, folder / "three").html,
@@ -100,12 +108,13 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "odd": report.write([runs[0], *odd], folder / "odd").html,
         "flows": report.write(detectors, folder / "flows").html,
         "mixed": report.write([runs[1], detectors[0]], folder / "mixed").html,
+        "texts": folder / "texts.html",
     }
 
 
 @pytest.mark.parametrize("width", [1200, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["one", "three", "odd", "full", "flows", "mixed"])
+@pytest.mark.parametrize("name", ["one", "three", "odd", "full", "flows", "mixed", "texts"])
 def test_page(browser: Any, addresses: dict[str, Path], tmp_path: Path, name: str, scheme: str, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
