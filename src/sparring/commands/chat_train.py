@@ -47,7 +47,7 @@ class Where:
     named set of texts, or a path."""
     data_root: Path | None = None
     """Folder that the named data sets are looked for in; by default the environment variable SPARRING_DATA."""
-    rows: int = 4000
+    rows: int = 3000
     """Instructions to train on."""
     tokens: int = 1500
     """Of the tokenizer."""
@@ -56,7 +56,7 @@ class Where:
     start: str = ""
     """The run folder of the model to start from, or scratch; by default a model that follows instructions, and that
     nobody hardened, is trained first, in the folder RUN-start."""
-    start_epochs: int = 8
+    start_epochs: int = 6
     """Of that model."""
     start_rate: float = 3e-3
     """Its peak learning rate."""

@@ -240,5 +240,5 @@ SYSTEM = System(
   year    = {2024}
 }""",
     card=__doc__,
-    training=Training(epochs=3, batch_size=32, learning_rate=1e-3, clip=1.0, precision="32", compile="off"),
+    training=Training(epochs=1, batch_size=32, learning_rate=1e-3, clip=1.0, precision="32", compile="off"),
 )

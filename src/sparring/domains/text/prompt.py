@@ -161,7 +161,7 @@ def _folded(string: str) -> tuple[str, list[int]]:
     """What a string looks like, without white space and invisible characters, and which character each is of."""
     shape, places = [], []
     for i, character in enumerate(string):
-        for each in unicodedata.normalize("NFKD", character.translate(LOOK_ALIKES)).casefold():
+        for each in unicodedata.normalize("NFKD", character).casefold():
             if not each.isspace() and unicodedata.category(each) not in ("Cf", "Cc", "Mn", "Me"):
                 shape.append(each.translate(LOOK_ALIKES))
                 places.append(i)
