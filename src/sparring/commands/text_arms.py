@@ -1,7 +1,7 @@
 """The arms of a claim about text classifiers: trained from the same seeds, attacked on the same texts, kept."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from sparring import systems
 from sparring.commands.arms import as_bits, digest, from_bits
 from sparring.commands.flags import say
 from sparring.commands.text_battery import Budget
+from sparring.commands.text_evaluate import drawn
 from sparring.commands.text_material import Material, Where
 from sparring.commands.text_measured import Measured, measured
 from sparring.commands.text_train import train_run
@@ -65,23 +66,21 @@ class Contest:
     made: Material
     command: str
 
-    def folder(self, changes: Changes, model: str, seed: int, name: str) -> Path:
+    def folder(self, name: str, changes: Changes, seed: int) -> Path:
         """Of a run; another for any other configuration."""
-        same = [asdict(replace(self.where, run=None, seed=0, data_root=None, model=model)), self.sizes.epochs]
+        same = [asdict(replace(self.where, run=None, seed=0, data_root=None)), self.sizes.epochs]
         same += [self.sizes.examples, changes]
         return self.root / self.system / f"{name}-{digest(json.loads(json.dumps(same, default=str)))}-{seed}"
 
-    def judged(self, name: str, changes: Changes, seed: int, model: str = "") -> dict[str, Any]:
+    def judged(self, name: str, changes: Changes, seed: int) -> dict[str, Any]:
         """Train and attack, or read what was found before."""
-        model = model or self.where.model
-        folder = self.folder(changes, model, seed, name)
+        folder = self.folder(name, changes, seed)
         if not ((folder / artefact.FILE).exists() and record.read(folder)["status"] == "done"):
             system = systems.find(self.system)
             config = replace(system.config(), **dict(changes))
             training = replace(system.training, epochs=self.sizes.epochs, examples=self.sizes.examples, device="cpu")
             folder.parent.mkdir(parents=True, exist_ok=True)
-            where = replace(self.where, run=folder, seed=seed, model=model)
-            train_run(system, config, training, where, self.command)
+            train_run(system, config, training, replace(self.where, run=folder, seed=seed), self.command)
         file = folder / f"attacked-{digest([asdict(self.budget), self.sizes.n])}.json"
         if not file.exists():
             say(f"attacking {name}, seed {seed}")
@@ -90,8 +89,6 @@ class Contest:
         return found
 
     def _attacked(self, folder: Path) -> dict[str, Any]:
-        from sparring.commands.text_evaluate import drawn  # which reads records, and is no part of a claim otherwise
-
         classifier = artefact.load(folder / artefact.FILE)
         rows = drawn(self.made, classifier, self.sizes.n, 0)
         found = measured(classifier, self.made, self.made.data.test, rows, self.budget, 0)
@@ -103,11 +100,7 @@ def in_json(found: Measured) -> dict[str, Any]:
     """What a claim keeps of an evaluation."""
     queries = [one["queries"] for one in found.results.values() if "queries" in one]
     changed = [one["changed"] for one in found.results.values() if one.get("changed") is not None]
-    flagged = (
-        {}
-        if found.false_positives is None
-        else {f"false alarms, {k}": v["accuracy"] for k, v in found.false_positives.items()}
-    )
+    flagged = {f"false alarms, {name}": one["accuracy"] for name, one in (found.false_positives or {}).items()}
     return {
         "right": {name: as_bits(each) for name, each in found.outcomes.items()},
         "doubts": [one["name"] for one in found.checks if one["verdict"] == "fail"],
@@ -135,16 +128,13 @@ def figures(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         for name, each in right.items():
             found.setdefault(name, []).append(each.double().mean().item())
         success = (clean & ~right[WORST]).sum().item() / max(1, int(clean.sum()))
-        for name, value in {
-            "success of the worst": success,
-            **one["single"],
-            "times a standard step": one["step_ratio"],
-        }.items():
+        single = {"success of the worst": success, **one["single"], "times a standard step": one["step_ratio"]}
+        for name, value in single.items():
             found.setdefault(name, []).append(value)
     return {name: {**over_seeds(each), "by_seed": each} for name, each in found.items()}
 
 
-SHARES = ("queries", "times a standard step")
+COUNTS = ("queries", "times a standard step")
 """Figures that are no shares."""
 
 
@@ -152,11 +142,14 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The arms as a table: one a column, one figure a line; shares in percent with the standard error over seeds."""
     keys = list(dict.fromkeys(key for row in rows for key in row["figures"]))
     width = max(map(len, keys))
-    cell: Callable[[str, Mapping[str, Any]], str] = lambda key, figure: (  # noqa: E731
-        f"{figure['mean']:.1f}" if key in SHARES else share(dict(figure))
-    )
     found = ["  " + " " * width + "".join(str(row["name"]).rjust(13) for row in rows)]
     for key in keys:
-        cells = [cell(key, row["figures"][key]) if key in row["figures"] else "" for row in rows]
+        cells = [_cell(key, row["figures"].get(key)) for row in rows]
         found.append("  " + key.ljust(width) + "".join(each.rjust(13) for each in cells))
     return found
+
+
+def _cell(key: str, figure: dict[str, Any] | None) -> str:
+    if figure is None:
+        return ""
+    return f"{figure['mean']:.1f}" if key in COUNTS else share(figure)

@@ -1,7 +1,7 @@
 """What a text classifier is put through: attacks on the text itself, in and outside of what it trained against."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -127,13 +127,3 @@ def embedded(classifier: Classifier, strings: Sequence[str], y: Tensor, eps: flo
             assert bool(ball.contains(z, x).all())
             right[rows] = ~gain.judge(z)[1]
     return right
-
-
-def without_cache(classifier: Classifier, y: Tensor) -> TextGain:
-    """The same gain, which asks every time."""
-    return gain_of(classifier, y, cache=0)
-
-
-def narrowed(budget: Budget) -> Budget:
-    """Without the dearest attack, for claims over many models."""
-    return replace(budget, genetic=False)

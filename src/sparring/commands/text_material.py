@@ -72,13 +72,15 @@ class Where:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Args:
-    data: with labels as the system wants them.
-    tokenizer: fitted on the training texts, without the filter.
-    folding: whether the filter is in front of it.
-    length: tokens of a text, at most.
-    neighbours: substitutes within the tokenizer's vocabulary; empty sets for none.
-    most: substitutes of a word, at most.
+    """What a run is made of, the same for the same `Where`.
+
+    Args:
+        data: with labels as the system wants them.
+        tokenizer: fitted on the training texts, without the filter.
+        folding: whether the filter is in front of it.
+        length: tokens of a text, at most.
+        neighbours: substitutes within the tokenizer's vocabulary; empty sets for none.
+        most: substitutes of a word, at most.
     """
 
     data: TextData
@@ -104,10 +106,14 @@ class Material:
     def harmless(self, half: Literal["train", "test"]) -> tuple[str, ...]:
         """Words to append: every other one that marks class 0 (moderation), or that says least about the class."""
         train = self.data.train
-        binary = self.data.classes == HARMFUL
-        found = (
-            pools.marking(train.strings, train.y, 0, POOL) if binary else pools.neutral(train.strings, train.y, POOL)
-        )
+        found: tuple[str, ...] = ()
+        for least in (20, 5, 1):  # a small set has no word in twenty texts
+            if self.data.classes == HARMFUL:
+                found = pools.marking(train.strings, train.y, 0, POOL, least=least)
+            else:
+                found = pools.neutral(train.strings, train.y, POOL, least=least)
+            if len(found) > 1:
+                break
         return found[half == "test" :: 2]
 
     def vocabulary(self) -> Vocabulary:
@@ -141,11 +147,10 @@ def _prepared(where: Where, system: str) -> Material:
     data = load(where.data or ("davidson" if system == "moderation" else "sst2"), where.data_root)
     if system == "moderation":
         data = harmful(data, where.benign)
-    folding = bool(where.folding)
     tokenizer = (WordTokenizer if where.tokenizer == "word" else ByteTokenizer).fit(data.train.strings)
     found = substitutes(where)
     within = found.within(tokenizer) if isinstance(tokenizer, WordTokenizer) else found
-    return Material(data, tokenizer, folding, where.length, first(within, where.most), where.most)
+    return Material(data, tokenizer, where.folding, where.length, first(within, where.most), where.most)
 
 
 def substitutes(where: Where) -> Neighbours:
