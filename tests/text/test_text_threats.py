@@ -102,6 +102,10 @@ def test_substitutes_are_spelled_as_the_word_was():
     strong = Substitution(NEAR, 1.0, 3)
     assert str(strong.edits(X, X, 0)[0]) == "Fine film ,\tGOOD bad "
     assert [z.words[3] for z in strong.edits(X, X, 3)] == ["FINE", "GREAT", "NICE"]
+    alone, near = Text.of("I"), Substitution(Neighbours("mine", {"i": ("me",)}), 1.0)
+    assert [str(z) for z in near.edits(alone, alone, 0)] == ["Me"]
+    assert near.contains(Text.of("Me"), alone)
+    assert not near.contains(Text.of("ME"), alone)
     title = Text.of("Bad")
     assert [str(z) for z in strong.edits(title, title, 0)] == ["Poor", "SStraße"]
     assert all(strong.contains(z, title) for z in strong.edits(title, title, 0))
@@ -174,6 +178,9 @@ def test_short_long_and_strange_words_are_left_alone():
     assert not threat.contains(x.put(0, "teh"), x)
     assert not threat.contains(x.put(3, "a" * 40), x)
     assert threat.contains(x.put(2, "dno't"), x)
+    upper = Text.of("Seat")
+    assert threat.contains(Text.of("Aeat"), upper)
+    assert not threat.contains(Text.of("aeat"), upper)  # a slip of the finger keeps the case
     assert not threat.contains(x.put(2, "dont"), x)  # the apostrophe is no letter
 
 
