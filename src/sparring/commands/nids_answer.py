@@ -19,11 +19,13 @@ Found = dict[str, dict[int, dict[str, Any]]]
 
 BOTH, EVEN = LAYERED
 
-HEADLINE = f"{WHERE}, {RATES[0]:.0%}"
-"""Thresholds at 1 % of the test's benign flows: there all arms really raise as many false alarms as each other."""
+STATED = f"held out, {RATES[0]:.0%}"
+"""Thresholds at 1 % of benign flows held out from training, which is what can be had in service, and what the verdict
+is about."""
 
-SERVICE = f"held out, {RATES[0]:.0%}"
-"""Thresholds at 1 % of benign flows held out from training, which is what can be had in service."""
+EQUAL = f"{WHERE}, {RATES[0]:.0%}"
+"""Thresholds at 1 % of the test's benign flows: there all arms really raise as many false alarms as each other. The
+attacks on both layers are made against these."""
 
 CUT = 0.01
 """By how much at least an attack has to cut detection to be said to: what is caught under attack is never more."""
@@ -33,10 +35,10 @@ def answered(found: Found, data: FlowData, trial: Trial, source: str, command: s
     """`{verdict, effect, arms, seeds, command}`; the verdict is that of (b), and the effect has the others."""
     seeds = sorted(found["plain"])
     ignoring = [f"{name} {trial.eps:g}" for name in ("FGSM", "APGD", "GAN")]
-    first = found["plain"][seeds[0]]["judged"][HEADLINE]["stack"]["caught"]
+    first = found["plain"][seeds[0]]["judged"][STATED]["stack"]["caught"]
     feasible = [name for name in first if _feasible(name, trial.eps)]
 
-    def caught(defence: str, arm: str, attacks: list[str], where: str = HEADLINE, worst: bool = False) -> Arm:
+    def caught(defence: str, arm: str, attacks: list[str], where: str, worst: bool = False) -> Arm:
         def of(seed: int) -> Tensor:
             judged = found[defence][seed]["judged"][where][arm]["caught"]
             each = torch.stack([from_bits(judged[name]) for name in attacks])
@@ -50,32 +52,34 @@ def answered(found: Found, data: FlowData, trial: Trial, source: str, command: s
 
     asked: dict[str, Verdict] = {}
     for attack in [*ignoring, f"FGSM {trial.eps:g}, any row", "search, stack"]:
-        for where in (HEADLINE, SERVICE):
+        for where in (STATED, EQUAL):
             pair = [caught("plain", "stack", [name], where) for name in ("clean", attack)]
             name = f"(a) {attack} cuts what the stack detects, thresholds on {where}"
             asked[name] = ask("Does it cut detection?", pair, CUT)
     adds = "At one rate of false alarms, does the autoencoder add under attacks that ignore it?"
     for defence in found:
         for arm in LAYERED:
-            for where in (HEADLINE, SERVICE):
+            for where in (STATED, EQUAL):
                 pair = [caught(defence, name, ignoring, where) for name in (arm, "stack")]
                 asked[f"(b) {arm} over stack, {defence}, thresholds on {where}"] = ask(adds, pair)
     for arm in ("stack", *LAYERED):
-        for where in (HEADLINE, SERVICE):
+        for where in (STATED, EQUAL):
             pair = [caught(defence, arm, ignoring, where) for defence in ("hardened", "plain")]
             asked[f"(c) {arm}, hardened over plain, thresholds on {where}"] = ask("Does it help further?", pair)
     for defence in found:
         for arm in LAYERED:
-            pair = [caught(defence, name, feasible, worst=True) for name in (arm, "stack")]
-            asked[f"(d) {arm} over stack, {defence}, adaptive"] = ask("What is left under an attack on both?", pair)
-    headline = asked[f"(b) {BOTH} over stack, plain, thresholds on {HEADLINE}"]
+            for where in (STATED, EQUAL):
+                pair = [caught(defence, name, feasible, where, worst=True) for name in (arm, "stack")]
+                name = f"(d) {arm} over stack, {defence}, adaptive, thresholds on {where}"
+                asked[name] = ask("What is left under an attack on both?", pair)
+    headline = asked[f"(b) {BOTH} over stack, plain, thresholds on {STATED}"]
     facts = {"eps": trial.eps, "data": source, "trial": asdict(trial), "attacks": ignoring, "adaptive": feasible}
     claims = {name: {"verdict": one.verdict, **one.effect} for name, one in asked.items()}
     return {
         "verdict": headline.verdict,
         "effect": {**headline.effect, **facts, "claims": claims},
         "arms": [_row(defence, arm, by_seed, data, trial, feasible)
-                 for defence, by_seed in found.items() for arm in by_seed[seeds[0]]["judged"][HEADLINE]],
+                 for defence, by_seed in found.items() for arm in by_seed[seeds[0]]["judged"][STATED]],
         "seeds": seeds,
         "command": command,
     }  # fmt: skip
@@ -139,7 +143,7 @@ def text(answer: dict[str, Any]) -> str:
         "false alarms over the whole test",
         f"seeds {', '.join(map(str, answer['seeds']))}; % (standard error over seeds)",
     ]
-    for where in (HEADLINE, SERVICE):
+    for where in (STATED, EQUAL):
         lines += [
             "",
             f"thresholds on benign flows, {where}",

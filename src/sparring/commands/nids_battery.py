@@ -179,15 +179,15 @@ def _moves(
     moves[f"GAN {trial.eps:g}"] = _generated(one, data, x, feasible, at, trial, seed)
     looked = partial(search, queries=trial.queries)
     moves["search, stack"] = in_parts(looked, ahead(one.stack), x, feasible, seed)
-    for share in sorted({one.share, EVEN}):
+    for words, share in (("", one.share), (", even split", EVEN)):
         at_share = _at(on[WHERE], RATES[0], share)
         both = _alarm(one, at_share)
-        moves[f"search, both at {share:g}"] = in_parts(looked, both.evading, x, feasible, seed)
+        moves[f"search, both{words}"] = in_parts(looked, both.evading, x, feasible, seed)
         smooth = both.with_classifier(one.surrogate)
-        moves[f"climb, both at {share:g}"] = strongest(smooth.evading, x, feasible, seed)
+        moves[f"climb, both{words}"] = strongest(smooth.evading, x, feasible, seed)
         for kappa in KAPPAS:
             gain = adaptive(one.surrogate, one.autoencoder, at_share.second, kappa / at_share.second)
-            moves[f"kappa {kappa:g} at {share:g}"] = strongest(gain, x, feasible, seed)
+            moves[f"kappa {kappa:g}{words}"] = strongest(gain, x, feasible, seed)
     refused = {name: int(infeasible(data, rows, x, z).sum()) for name, z in moves.items() if "any row" not in name}
     return {name: one.scores(z) for name, z in moves.items()}, refused
 

@@ -40,7 +40,7 @@ class Flags:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """nids-ensemble."""
     quick: bool = False
-    """A first answer within minutes: three seeds, small learners, 200 flows, few queries."""
+    """A first answer within minutes: three seeds, small learners, 150 flows, few queries."""
     data: str = "nsl-kdd"
     """nsl-kdd, unsw-nb15, cic-ddos2019, or a path."""
     data_root: Path | None = None
@@ -107,7 +107,7 @@ def sizes_of(flags: Flags) -> Sizes:
     config = Config(eps=flags.eps)
     if flags.quick:
         config = replace(config, rounds=1, trees=20, folds=3, epochs=8, gan_steps=30)
-    usual = Sizes(3, 200, 50, config) if flags.quick else Sizes(5, 1000, 200, config)
+    usual = Sizes(3, 150, 40, config) if flags.quick else Sizes(5, 1000, 200, config)
     given = {name: value for name in ("seeds", "n", "queries") if (value := getattr(flags, name)) is not None}
     for name, least in (("seeds", 1), ("n", 0), ("queries", 0)):
         if given.get(name, least) < least:
