@@ -137,6 +137,7 @@ def test_fake_delimiters_of_the_test_are_none_of_training() -> None:
         ("a tree", "tree", True, False),
         ("trees", "tree", False, False),
         ("tree, tree", "tree tree", True, True),
+        ("tree a tree", "tree tree", False, False),
         ("", "tree", False, False),
     ],
 )

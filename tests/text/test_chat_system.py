@@ -16,6 +16,7 @@ from torch import Tensor
 from sparring import systems
 from sparring.cli import main
 from sparring.commands import chat_train
+from sparring.commands.chat_battery import watched
 from sparring.commands.chat_train import SCRATCH, Where, train_run, validation
 from sparring.core.game import Game, play
 from sparring.core.gradient import frozen
@@ -24,6 +25,7 @@ from sparring.domains.text import chat_file
 from sparring.domains.text.chat import Conversations, Rows, look_alikes, make, obeys
 from sparring.domains.text.chat_file import FILE, ChatFileError, ChatModel
 from sparring.domains.text.decoder import Decoder
+from sparring.domains.text.files import DataError
 from sparring.domains.text.likelihood import log_likelihood
 from sparring.domains.text.tasks import KINDS
 from sparring.engine import cost, record
@@ -64,6 +66,20 @@ def test_the_rule_knows_every_answer_and_the_two_are_never_confused() -> None:
             assert not obeys(attack.right, attack.wanted)
     for row in look_alikes(SENTENCES, 50, torch.Generator().manual_seed(0)).rows:
         assert row.answer == row.task.answer(row.query.data)
+
+
+def test_sentences_that_give_nothing_are_refused() -> None:
+    with pytest.raises(DataError, match="2 sentences give 0 of 5 instructions"):
+        make(("too short", "!"), 5, torch.Generator(), forms=("naive",), held_out=False)
+
+
+def test_a_model_that_is_asked_in_training_mode_is_noticed() -> None:
+    lm = model(CHAT)
+    with watched(lm) as modes:
+        lm.continued(torch.tensor([[3, 4]]))
+        assert not modes
+        lm.train().continued(torch.tensor([[3, 4]]))
+    assert modes
 
 
 def test_phrasings_of_the_test_are_none_of_training_but_their_parts_are() -> None:

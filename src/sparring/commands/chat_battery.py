@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparring.commands.chat_train import Material
 from sparring.core.seeds import derive
 from sparring.domains.text.adaptive import Suffixed, embedded, gcg_suffix
 from sparring.domains.text.chat import Attacked, Row, Rows, begins, look_alikes, make, obeys
 from sparring.domains.text.chat_file import ChatModel
+from sparring.domains.text.decoder import Decoder
 from sparring.domains.text.injections import INJECTIONS, Appended
 from sparring.domains.text.prompt import Query, cleaned
 
@@ -135,15 +136,16 @@ def _adaptive(subject: ChatModel, rows: Sequence[Row], trial: Trial, injected: d
 
 
 @contextmanager
-def watched(model: nn.Module) -> Iterator[list[bool]]:
-    """Notes every forward pass in training mode, in which dropout and the like would answer for the model."""
+def watched(model: Decoder) -> Iterator[list[bool]]:
+    """Notes every pass in training mode, in which dropout and the like would answer for the model: with a cache or
+    without, each ends in the last norm."""
     seen: list[bool] = []
 
-    def note(module: nn.Module, *_: object) -> None:
-        if module.training:
+    def note(*_: object) -> None:
+        if model.training:
             seen.append(True)
 
-    hook = model.register_forward_pre_hook(note)
+    hook = model.norm.register_forward_pre_hook(note)
     try:
         yield seen
     finally:

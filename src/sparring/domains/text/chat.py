@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sparring.domains.text.files import DataError
 from sparring.domains.text.injections import INJECTIONS, Attempt, Injection
 from sparring.domains.text.prompt import Chat, Query
 from sparring.domains.text.tasks import INJECTED, KINDS, Task, draw, words
@@ -124,11 +125,20 @@ def make(
         loose: share of rows whose instruction part holds the text too.
         held_out: in phrasings, and with fake delimiters, that training does not see.
         kinds: of task that are asked for.
+
+    Raises:
+        DataError: where the sentences give next to none: they are too short, or of other scripts.
     """
     known, asked = dict(INJECTIONS), [i for i, kind in enumerate(KINDS) if kind.name in kinds]
     vocabulary = vocabulary_of(tuple(sentences))
     rows: list[Row] = []
+    tried = 0
     while len(rows) < count:
+        tried += 1
+        if tried > 1000 + 100 * len(rows):
+            raise DataError(
+                f"{len(sentences)} sentences give {len(rows)} of {count} instructions: too few have five words."
+            )
         text = cut(sentences[_below(len(sentences), rng)], rng)
         task = None if text is None else draw(asked[_below(len(asked), rng)], text, vocabulary, rng, held_out=held_out)
         if text is None or task is None:
