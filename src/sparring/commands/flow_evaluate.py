@@ -90,12 +90,12 @@ def evaluate(flags: Flags, command: str) -> record.Record:
     facts = record.read(folder)
     detector = artefact.load(folder / artefact.FILE)
     data = data_of(facts, detector, flags.data_root)
-    radii = flags.eps or tuple(dict.fromkeys([facts["config"].get("eps", EPS[1]), *EPS]))
+    radii = tuple(dict.fromkeys(flags.eps or (facts["config"].get("eps", EPS[1]), *EPS)))
     rows = drawn_rows(data, flags.examples, flags.seed)
     say(f"evaluating a detector on {data.name}: {len(rows)} of {int(data.test.y.sum())} malicious test flows attacked")
     alarm = Alarm.of(detector)
     found = clean_severities(alarm, data, facts, rows)
-    with progress("evaluating") as advance:
+    with progress("evaluating", after=2.0) as advance:
         done = 0
 
         def told(stage: str, part: float) -> None:
