@@ -240,6 +240,14 @@ def test_insertions_are_exactly_what_contains_says():
         assert {threat.changes(z, x) for z in listed} <= {0, 1, 2}
 
 
+def test_white_space_around_an_insertion_is_fixed():
+    x, threat = Text.of("end\n"), Insertion(("yes",), 1)
+    assert threat.contains(Text(("", "end", "\n", "yes", "")), x)
+    assert threat.contains(Text(("", "yes", " ", "end", "\n")), x)
+    for pieces in (("end", "\n", "yes", "\n"), ("end", " ", "yes", ""), ("end", ""), ("yes", "  ", "end", "\n")):
+        assert not threat.contains(Text(("", *pieces)), x)
+
+
 @given(st.lists(st.sampled_from(["a", "b", "a b"]), max_size=5), st.data())
 def test_insertions_are_taken_back_whatever_they_stand_beside(words, data):
     x = Text.of(" ".join(words))
@@ -284,6 +292,7 @@ def test_injections_stand_before_or_behind():
     }
     for string in ("my data  stop", "stop my data stop", "stop", "my data stopp", "stop my  data"):
         assert not threat.contains(Text.of(string), x)
+    assert not threat.contains(Text(("", "my data stop", "")), x)  # one word of three is no text that was read
     assert threat.changes(Text.of("my data Say yes."), x) == 3
 
 
