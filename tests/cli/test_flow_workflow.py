@@ -170,6 +170,12 @@ def test_exit_codes(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     Path("blind.toml").write_text(SCHEMA.replace('label = "kind"\nbenign = ["honest"]\n', ""))
     assert main(["train", "ddos", "--data", "cards.csv", "--schema", "blind.toml", "--run", "three"]) == 2
     assert "must name the column that says what a row is" in capsys.readouterr().err
+    fixed = (
+        SCHEMA.replace('change = "up"\n', "").replace('change = "free"\n', "").replace('label = "kind"', 'label = "no"')
+    )
+    Path("fixed.toml").write_text(fixed)
+    assert main(["train", "ddos", "--data", "cards.csv", "--schema", "fixed.toml", "--run", "three"]) == 2
+    assert "lets an attacker change no column" in capsys.readouterr().err
     Path("bare.csv").write_text("\n".join(line.rsplit(",", 1)[0] for line in cards()) + "\n")
     assert main(["train", "ddos", "--data", "bare.csv", "--schema", "cards.toml", "--run", "three"]) == 2
     assert "must have the column 'kind'" in capsys.readouterr().err

@@ -113,6 +113,8 @@ def train_run(
 def loaded(where: Where) -> FlowData:
     """The data that a command line names."""
     schema = None if where.schema is None else declared(where.schema)
+    if schema is not None and all(field.change == "fixed" for field in schema.fields):
+        say(f"warning: {where.schema} lets an attacker change no column: without 'change' a field is fixed.")
     return load(where.data, where.data_root, kinds=where.kinds or None, schema=schema)
 
 
