@@ -87,6 +87,22 @@ def test_a_population_escapes_a_trap_that_stops_a_greedy_search() -> None:
     assert [gain.value(each, row) for row, each in enumerate(z)] == [1.0] * 2 == [best(gain, X[0], 0, threat)] * 2
 
 
+def test_crossing_goes_further_in_a_generation_than_mutation() -> None:
+    """Each change brings one. The first members have one change, and mutation makes one more in each: three changes
+    after one generation were in two parents."""
+    values = torch.zeros(1, LENGTH, VOCABULARY, dtype=torch.float64)
+    values[:, :, 1] = 1.0
+    threat = Swaps(VOCABULARY, budget=LENGTH)
+    z = genetic(Sum(values), X[:1], threat, population=20, generations=1, rng=rng())
+    assert threat.changes(z[0], X[0]) == 3
+
+
+def test_no_child_that_is_not_allowed_is_asked_about() -> None:
+    threat, gain = Swaps(VOCABULARY, budget=2), Sum(table(2, LENGTH, VOCABULARY))
+    genetic(gain, X[:2], threat, population=20, generations=4, rng=rng())
+    assert all(threat.contains(z, X[row]) for row, z in gain.asked)
+
+
 @each_attack
 @pytest.mark.parametrize("queries", [1, 2, 7, 23])
 def test_a_budget_is_kept_exactly(attack: Any, queries: int) -> None:

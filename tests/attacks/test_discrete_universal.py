@@ -140,6 +140,24 @@ def test_a_buffer_takes_back_a_step_that_brought_nothing() -> None:
     assert forgets.gain == pytest.approx(max(*forgets.history, gain(START[None]).item()))
 
 
+def test_with_a_buffer_the_search_goes_on_from_the_best_that_it_was_not_at_before() -> None:
+    gain = linear(0)
+    visited: list[tuple[int, ...]] = []
+
+    class Watched(Linear):
+        def slope(self, ids: Tensor, /) -> Tensor:
+            visited.append(tuple(ids.tolist()))
+            return self.weight
+
+    watched = Watched(gain.weight)
+    gcg([watched], START, steps=12, candidates=3, top=12, buffer=50, rng=rng())
+    asked = [{tuple(ids) for ids in batch.tolist()} for batch in watched.asked[1:]]
+    for k in range(1, len(visited)):
+        rest = sorted(set().union(*asked[:k]) - set(visited[:k]))
+        values = gain(torch.tensor(rest))
+        assert visited[k] == rest[int(values.argmax())]
+
+
 def test_prompts_are_added_one_by_one_and_the_search_ends_when_all_are_done() -> None:
     gains = [linear(seed) for seed in range(3)]
     target = 2.0
