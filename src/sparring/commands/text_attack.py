@@ -14,7 +14,7 @@ from sparring.commands.flags import parse, say
 from sparring.commands.progress import progress
 from sparring.commands.text_attacked import as_csv, aside_csv, decided, keep, settings, summaries
 from sparring.commands.text_attacker import NAMES, USUAL, Arsenal, arsenal
-from sparring.commands.text_battery import Budget, gain_of, subject
+from sparring.commands.text_battery import Budget, gain_of
 from sparring.commands.text_input import Given, given
 from sparring.domains.text.artefact import FILE, Classifier, load
 from sparring.domains.text.gain import TextGain
@@ -146,7 +146,7 @@ def _battery(
     chunks = torch.arange(len(texts)).split(CHUNK)
     steps = len(chunks) * len(weapons.challenges)
     parts: list[Battery[Text]] = []
-    with progress("attacking", after=PATIENCE) as advance, watched(subject(classifier)) as modes:
+    with progress("attacking", after=PATIENCE) as advance, watched(classifier.model) as modes:
         for chunk in chunks:
             some = [texts[i] for i in chunk.tolist()]
             here = gain_of(classifier, gain.y[chunk])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparring.commands.text_battery import Budget, attacked, challenges, embedded, gain_of, subject
+from sparring.commands.text_battery import Budget, attacked, challenges, embedded, gain_of
 from sparring.commands.text_material import HARMFUL, Material
 from sparring.core.traced import UnsupportedError
 from sparring.domains.text import pools
@@ -74,7 +74,7 @@ def measured(classifier: Classifier, made: Material, texts: Texts, rows: Tensor,
     """
     strings, y = [texts.strings[i] for i in rows.tolist()], texts.y[rows]
     tried = challenges(made.neighbours, made.harmless("test"), budget)
-    with watched(subject(classifier)) as modes:
+    with watched(classifier.model) as modes:
         found = attacked(classifier, strings, y, tried, seed)
     start = time.perf_counter()
     standing = found.clean & embedded(classifier, strings, y, budget.eps, seed)
