@@ -27,6 +27,7 @@ from sparring.domains.text.chat_file import FILE, ChatFileError, ChatModel
 from sparring.domains.text.decoder import Decoder
 from sparring.domains.text.files import DataError
 from sparring.domains.text.likelihood import log_likelihood
+from sparring.domains.text.prompt import Query
 from sparring.domains.text.tasks import KINDS
 from sparring.engine import cost, record
 from sparring.engine.job import STATE, InterruptedRunError
@@ -166,19 +167,28 @@ def test_playing_lowers_the_loss_and_the_same_seed_gives_the_same_weights(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_validation_counts_what_generation_says(source: Conversations) -> None:
-    lm = model(CHAT)
-    for _ in play(made(Config("none"), lm), [source.take(torch.arange(48))] * 12):
+def test_validation_counts_what_generation_says() -> None:
+    """Of a model that has learned some rows by heart, and some of them under attack."""
+    rows = drawn(20, seed=1, kinds=("first", "say"), loose=0.0, forms=("naive",))
+    source, lm = Conversations.of(rows, CHAT), model(CHAT)
+    config, tools = Config("struq", share=0.3), Tools(rng=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=0.01)
+    game = prompt_injection.game(config, model=lm, optimizer=optimizer, tools=tools)
+    for _ in play(game, [source.take(torch.arange(10))] * 25):
         pass
     lm.train()
-    rows = drawn(48).rows
-    found = validation(lm, source, torch.arange(48), torch.Generator())
+    found = validation(lm, source, torch.arange(20), torch.Generator())
     assert lm.training
     with frozen(lm):
         subject = ChatModel("", lm, CHAT)
-        said = subject.answers([row.query for row in rows], most=60)
-    assert found["clean"] == sum(a == row.answer for a, row in zip(said, rows, strict=True)) / 48
-    assert found["n"] == 48
+        said = subject.answers([row.query for row in rows.rows])
+        right = [one == row.answer for one, row in zip(said, rows.rows, strict=True)]
+        stands = []
+        for row, before in zip(rows.rows, right, strict=True):
+            under = subject.answers([Query(row.task.instruction, attack.data) for attack in row.attacks])
+            stands.append(before and all(a == attack.right for a, attack in zip(under, row.attacks, strict=True)))
+    assert found == {"clean": sum(right) / 20, "robust": sum(stands) / 20, "n": 20}
+    assert 1 > found["clean"] > found["robust"] > 0
 
 
 def test_config_is_checked_and_round_trips() -> None:
@@ -285,7 +295,7 @@ def test_train_evaluate_report_and_reproduce(
     assert main([*words, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert list(answer) == ["verdict", "effect", "arms", "seeds", "command"]
-    assert [arm["name"] for arm in answer["arms"]] == ["start", "undefended", "struq", "secalign", "secalign-worst"]
+    assert [arm["name"] for arm in answer["arms"]] == ["start", "undefended", "struq", "secalign"]
     assert main(words) == 0
     assert f"verdict: {answer['verdict']}" in capsys.readouterr().out
     assert main(["train", "prompt-injection", "--precision", "bf16"]) == 2

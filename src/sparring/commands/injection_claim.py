@@ -30,10 +30,8 @@ ARMS: tuple[tuple[str, Changes], ...] = (
     ("undefended", (("method", "none"),)),
     ("struq", (("method", "struq"),)),
     ("secalign", (("method", "secalign"),)),
-    ("secalign-worst", (("method", "secalign"), ("draws", 3))),
 )
-"""Trained on as long without an adversary (the baseline), and the defences; the last one's adversary takes the worst of
-three injections."""
+"""Trained on as long without an adversary (the baseline), and the two defences."""
 METHOD = "secalign"
 LOSS = 0.03
 """By how much less utility still counts as equal."""
@@ -41,7 +39,7 @@ LOSS = 0.03
 
 @dataclass(frozen=True)
 class Flags:
-    """Train a chat model that follows instructions, harden it in three ways and not at all, inject instructions into
+    """Train a chat model that follows instructions, harden it in two ways and not at all, inject instructions into
     its data, and say whether hardening makes it obey less at equal utility. Kept under runs/reproduce: interrupted, the
     same command goes on where it stopped.
 
