@@ -99,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def sizes_of(flags: Flags) -> Sizes:
     """What the flags say, and where they say nothing the full or the quick setting. Raises ValueError for a bad one."""
-    usual = Sizes(2, 4, 1, 2000, 100, 4) if flags.quick else Sizes(5, 6, 1, 3000, 200, 10)
+    usual = Sizes(2, 5, 1, 1600, 100, 4) if flags.quick else Sizes(5, 6, 1, 3000, 200, 10)
     given = {name: value for name in asdict(usual) if (value := getattr(flags, name)) is not None}
     for name, least in (("seeds", 1), ("start_epochs", 1), ("epochs", 1), ("rows", 50), ("n", 10), ("adaptive", 0)):
         if given.get(name, least) < least:
