@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from sparring.cli import main
 from sparring.domains.text import models
-from sparring.domains.text.artefact import FILE, Classifier
+from sparring.domains.text.artefact import FILE, Classifier, load
 from sparring.domains.text.tokens import WordTokenizer
 from sparring.report import text_diffs
 
@@ -112,6 +113,18 @@ def test_without_labels_what_the_model_says_is_right(model: Path, capsys: pytest
     rows = table(model / "attacked.csv")
     assert [(row["label"], row["outcome"]) for row in rows] == [("bad", "stands"), ("good", "fell")]
     assert "The file has no labels" in capsys.readouterr().err
+
+
+def test_a_threshold_decides_where_there_is_one(model: Path) -> None:
+    """`a great film` is good with probability 0.966: not enough for a threshold of 0.99, enough for one of 0.9."""
+    loaded = load(model / FILE)
+    content = "text,label\na great film,good\na great great film,good\n"
+    for threshold, outcomes in ((0.99, ["wrong", "fell"]), (0.9, ["fell", "fell"])):
+        (model / FILE).write_bytes(replace(loaded, threshold=threshold).to_bytes())
+        assert attack(model, content, *SUBSTITUTION) == 0
+        rows = table(model / "attacked.csv")
+        assert [row["outcome"] for row in rows] == outcomes
+        assert [row["words_changed"] for row in rows] == ["0" if outcome == "wrong" else "1" for outcome in outcomes]
 
 
 def test_what_cannot_be_written_as_it_is_survives(model: Path) -> None:
