@@ -64,6 +64,8 @@ class Flags:
     """Substitutes as for train."""
     model: str = "cnn"
     """cnn or bow; transformer leaves out ibp, for which it has no bounds."""
+    arms: tuple[str, ...] = ()
+    """Only these arms; standard, neftune and pgd, which the verdict is about, are always among them."""
     seeds: int | None = None
     """Runs of each arm, from --seed on; 5 by default."""
     epochs: int | None = None
@@ -99,8 +101,7 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
     budget = Budget(words=flags.words, characters=flags.words, most=where.most, append=flags.append, genetic=False)
     made = prepared(where, "text-at")
     contest = Contest("text-at", where, sizes, budget, flags.run, made, command)
-    arms = [each for each in ARMS if each[0] != "ibp" or flags.model != "transformer"]
-    arms = [each for each in arms if not flags.quick or each[0] in QUICK]
+    arms = chosen(flags)
     seeds = range(flags.seed, flags.seed + sizes.seeds)
     say(f"{len(arms)} arms, {len(seeds)} seeds on {made.data.name}, model {flags.model}")
     found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name, _, _ in arms}
@@ -108,11 +109,24 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
         for name, changes, _ in arms:
             found[name][seed] = contest.judged(name, changes, seed)
     answer = _answer(found, flags, contest, command)
-    asked = digest([asdict(sizes), asdict(budget), flags.model, flags.neighbours, list(seeds)])
+    asked = digest(
+        [asdict(sizes), asdict(budget), flags.model, flags.neighbours, list(seeds), [each[0] for each in arms]]
+    )
     file = flags.run / "text-at" / f"claim-{Path(flags.data).name}-{asked}.json"
     checkpoint.write(file, json.dumps(answer, indent=1, allow_nan=False).encode())
     say(f"written to {file}")
     return answer
+
+
+def chosen(flags: Flags) -> list[tuple[str, Changes, str]]:
+    """The arms that the flags ask for. Raises ValueError for one that does not exist."""
+    known = [name for name, _, _ in ARMS]
+    if unknown := [name for name in flags.arms if name not in known]:
+        raise ValueError(f"The 'arms' parameter must be some of {', '.join(known)}. Got {unknown[0]!r} instead.")
+    wanted = {"standard", "neftune", "pgd", *flags.arms} if flags.arms else set(QUICK if flags.quick else known)
+    if flags.model == "transformer":
+        wanted -= {"ibp"}
+    return [each for each in ARMS if each[0] in wanted]
 
 
 def _answer(
@@ -126,7 +140,7 @@ def _answer(
         if name != "standard":
             one = against(arms, name, "standard")
             row |= {"verdict": one.verdict, "effect": one.effect}
-        if controls[name]:
+        if controls[name] in arms:
             row["control"] = {"name": controls[name], **_told(against(arms, name, controls[name]))}
         rows.append(row)
     answer, control = against(arms, "pgd", "standard"), against(arms, "pgd", "neftune")
