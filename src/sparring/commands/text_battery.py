@@ -15,6 +15,7 @@ from sparring.core.gradient import frozen
 from sparring.core.payoff import margin
 from sparring.core.pgd import pgd
 from sparring.core.seeds import derive
+from sparring.core.standing import DeadStartError
 from sparring.domains.text.artefact import Classifier
 from sparring.domains.text.ball import TokenBall
 from sparring.domains.text.embedded import Lookup, TextModel, mean_norm
@@ -123,7 +124,10 @@ def embedded(classifier: Classifier, strings: Sequence[str], y: Tensor, eps: flo
             x, rows = cast(TextModel, model).embed(ids[clean]), rows[clean]
             gain = ClassifierGain(model, y[rows], margin)
             rng = torch.Generator().manual_seed(derive(seed, "embeddings", k))
-            z = pgd(gain, x, ball, steps=STEPS, restarts=RESTARTS, early_stop=True, rng=rng)
+            try:
+                z = pgd(gain, x, ball, steps=STEPS, restarts=RESTARTS, early_stop=True, rng=rng)
+            except DeadStartError:  # a constant model: nothing to follow, nothing found, and the check says so
+                z = x
             assert bool(ball.contains(z, x).all())
             right[rows] = ~gain.judge(z)[1]
     return right
