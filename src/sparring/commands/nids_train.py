@@ -9,6 +9,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, make_dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,6 +112,7 @@ def train_run(config: Config, where: Where, data: FlowData, command: str) -> Pat
         f"nids-ensemble on {data.name} ({len(data.train)} flows of {data.preprocessing.width} numbers), folder {folder}"
     )
     facts |= record.environment(torch.device("cpu"))
+    facts["versions"]["lightgbm"] = metadata.version("lightgbm")
     rows, held_out = hold_out(data.train.y, where.validation, where.seed)
     rng = torch.Generator().manual_seed(derive(where.seed, "game"))
     game = nids_ensemble.game(config, threat=Feasible(data.preprocessing, config.eps), tools=Tools(rng=rng))
