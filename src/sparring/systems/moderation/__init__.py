@@ -25,7 +25,8 @@ Departs from the papers in
     library is exchanged in training, and alarms on benign texts that hold its terms are measured apart.
 Claim
     At the same rate of false alarms, fixed on benign texts that no weight has seen, it detects more harmful texts under
-    the worst of several attacks than standard training does. Measured: docs/results.md.
+    the worst of several attacks than standard training does. Measured on Davidson's tweets: inconclusive, misspelling
+    beats every arm (docs/results.md).
 """
 
 from collections.abc import Callable
