@@ -31,8 +31,8 @@ Departs from the papers in
     are the table's, without a sentence encoder; ASCC ascends by steps of length one per word from a random start
     instead of by Adam, and its entropy is the mean over words; kappa of IBP falls to 0.5.
 Claim
-    On SST-2, a small model: trained against moved embeddings it keeps more accuracy under the worst of several
-    discrete attacks than standard training and than NEFTune's noise does. Measured with a convolution, five seeds: 16.0 %
+    On SST-2, a small model: trained against moved embeddings it keeps more accuracy under the worst of several discrete
+    attacks than standard training and than NEFTune's noise does. Measured with a convolution, five seeds: 16.0 %
     against 5.2 % and 5.6 %, supported (docs/results.md).
 """
 
