@@ -18,6 +18,7 @@ from torch import nn
 
 from sparring import runs, systems, trust
 from sparring.commands.flags import RUNS, new_folder, parse, say
+from sparring.commands.listing import described
 from sparring.commands.recipes import ONE_WAY_ROUND, starting_point
 from sparring.core.game import Game
 from sparring.core.tools import Tools
@@ -80,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
     """Train, and return the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: sparring train SYSTEM [flags]; sparring train SYSTEM --help shows the card and every flag\n")
-        print("\n".join(f"  {name:<12}{summary}" for name, summary in systems.NAMES))
+        print(*described(), sep="\n")
         return 0 if arguments else 2
     system = systems.find(arguments[0])
     if system.name in dict(TRAINERS):
