@@ -1,7 +1,5 @@
 """`sparring evaluate RUN` of a chat model: whom it obeys, what it still answers, and whether that can be believed."""
 
-import json
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,10 +9,11 @@ from typing import Annotated, Any
 import tyro
 from torch import Tensor
 
+from sparring.commands.answering import evaluated, one_folder
 from sparring.commands.chat_battery import FORMS, WORST, Found, Questions, Trial, judged, questions
 from sparring.commands.chat_checks import checks
 from sparring.commands.chat_train import Where, prepared
-from sparring.commands.flags import parse, say
+from sparring.commands.flags import say
 from sparring.domains.text import chat_file
 from sparring.domains.text.chat_file import FILE, ChatModel
 from sparring.domains.text.injections import Appended
@@ -63,11 +62,7 @@ class Flags:
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate, and return the exit code."""
-    flags = parse(Flags, arguments, prog="sparring evaluate", description=Flags.__doc__ or "")
-    evaluation = evaluate(flags, shlex.join(["sparring", "evaluate", *arguments]))
-    print(json.dumps(evaluation, allow_nan=False) if flags.json else table(evaluation))
-    failed = [each["name"] for each in evaluation["checks"] if each["verdict"] == "fail"]
-    return 1 if flags.fail_on_check and failed else 0
+    return evaluated(arguments, Flags, evaluate, table)
 
 
 def evaluate(flags: Flags, command: str) -> record.Record:
@@ -77,9 +72,7 @@ def evaluate(flags: Flags, command: str) -> record.Record:
         RecordError, ChatFileError, DataError, ValueError: where the folder holds no chat run, or the data is not what
             it saw.
     """
-    folder, start = flags.folder or flags.run, time.perf_counter()
-    if folder is None or (flags.folder and flags.run and flags.folder != flags.run):
-        raise ValueError("evaluate needs one run folder: sparring evaluate RUN, or --run RUN.")
+    folder, start = one_folder(flags.folder, flags.run), time.perf_counter()
     facts = record.read(folder)
     subject = chat_file.load(folder / FILE)
     trial = Trial(flags.examples, flags.adaptive, flags.steps, eps=flags.eps, seed=flags.seed)

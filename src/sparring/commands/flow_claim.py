@@ -5,7 +5,6 @@ attacked on the same malicious test flows. What an attack returns is held to the
 """
 
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,8 +14,9 @@ from typing import Annotated, Any
 import tyro
 
 from sparring import systems
+from sparring.commands.answering import reproduced
 from sparring.commands.arms import digest, from_bits
-from sparring.commands.flags import RUNS, parse, say
+from sparring.commands.flags import RUNS, say
 from sparring.commands.flow_battery import Trial, attacked, forest
 from sparring.commands.flow_train import Where, generator, train_run
 from sparring.domains.flow import artefact
@@ -77,10 +77,7 @@ class Flags:
 
 def run(arguments: Sequence[str]) -> int:
     """Reproduce, print, and return the exit code, 0 whatever the verdict."""
-    flags = parse(Flags, arguments, prog="sparring reproduce", description=Flags.__doc__ or "")
-    answer = reproduce(flags, shlex.join(["sparring", "reproduce", *arguments]))
-    print(json.dumps(answer, allow_nan=False) if flags.json else text(answer))
-    return 0
+    return reproduced(arguments, Flags, reproduce, text)
 
 
 def reproduce(flags: Flags, command: str) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """`sparring evaluate RUN` of a detector of flows: what it detects, of flows as they came and as they could be sent."""
 
-import json
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +12,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sparring import systems
+from sparring.commands.answering import evaluated, one_folder
 from sparring.commands.evaluate import OUTCOMES
-from sparring.commands.flags import parse, say
+from sparring.commands.flags import say
 from sparring.commands.flow_attacks import EPS, drawn_rows
 from sparring.commands.flow_measured import STAGES, measured
 from sparring.commands.flow_rates import Severities
@@ -70,11 +69,7 @@ class Flags:
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate, and return the exit code."""
-    flags = parse(Flags, arguments, prog="sparring evaluate", description=Flags.__doc__ or "")
-    evaluation = evaluate(flags, shlex.join(["sparring", "evaluate", *arguments]))
-    print(json.dumps(evaluation, allow_nan=False) if flags.json else table(evaluation))
-    failed = [each["name"] for each in evaluation["checks"] if each["verdict"] == "fail"]
-    return 1 if flags.fail_on_check and failed else 0
+    return evaluated(arguments, Flags, evaluate, table)
 
 
 def evaluate(flags: Flags, command: str) -> record.Record:
@@ -84,9 +79,7 @@ def evaluate(flags: Flags, command: str) -> record.Record:
         RecordError, ArtefactError, DataError, ValueError: where the folder holds no run with a detector, or the data is
             not what the run saw.
     """
-    folder, start = flags.folder or flags.run, time.perf_counter()
-    if folder is None or (flags.folder and flags.run and flags.folder != flags.run):
-        raise ValueError("evaluate needs one run folder: sparring evaluate RUN, or --run RUN.")
+    folder, start = one_folder(flags.folder, flags.run), time.perf_counter()
     facts = record.read(folder)
     detector = artefact.load(folder / artefact.FILE)
     data = data_of(facts, detector, flags.data_root)

@@ -6,7 +6,6 @@ no training saw.
 """
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Annotated, Any
 import tyro
 
 from sparring import systems
+from sparring.commands.answering import reproduced
 from sparring.commands.arms import as_bits, digest, from_bits
 from sparring.commands.chat_battery import FORMS, WORST, Questions, Trial, judged, questions
 from sparring.commands.chat_train import PASSAGES, SCRATCH, Where, prepared, train_run
-from sparring.commands.flags import RUNS, parse, say
+from sparring.commands.flags import RUNS, say
 from sparring.domains.text import chat_file
 from sparring.domains.text.chat_file import FILE, SPEC
 from sparring.engine import checkpoint, record
@@ -91,10 +91,7 @@ class Sizes:
 
 def run(arguments: Sequence[str]) -> int:
     """Reproduce, print, and return the exit code, 0 whatever the verdict."""
-    flags = parse(Flags, arguments, prog="sparring reproduce", description=Flags.__doc__ or "")
-    answer = reproduce(flags, shlex.join(["sparring", "reproduce", *arguments]))
-    print(json.dumps(answer, allow_nan=False) if flags.json else text(answer))
-    return 0
+    return reproduced(arguments, Flags, reproduce, text)
 
 
 def sizes_of(flags: Flags) -> Sizes:

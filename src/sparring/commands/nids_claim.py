@@ -5,7 +5,6 @@ autoencoder and both layers together answer the same attacked test flows, at the
 """
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,8 +13,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from sparring.commands.answering import reproduced
 from sparring.commands.arms import digest
-from sparring.commands.flags import RUNS, parse, say
+from sparring.commands.flags import RUNS, say
 from sparring.commands.flow_claim import kept
 from sparring.commands.nids_answer import Found, answered, text
 from sparring.commands.nids_battery import Trial, attacked
@@ -75,10 +75,7 @@ class Sizes:
 
 def run(arguments: Sequence[str]) -> int:
     """Reproduce, print, and return the exit code, 0 whatever the verdict."""
-    flags = parse(Flags, arguments, prog="sparring reproduce", description=Flags.__doc__ or "")
-    answer = reproduce(flags, shlex.join(["sparring", "reproduce", *arguments]))
-    print(json.dumps(answer, allow_nan=False) if flags.json else text(answer))
-    return 0
+    return reproduced(arguments, Flags, reproduce, text)
 
 
 def reproduce(flags: Flags, command: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ verdict is about PGD on embeddings: it has to beat standard training, and NEFTun
 """
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from sparring.commands.answering import reproduced
 from sparring.commands.arms import digest
-from sparring.commands.flags import RUNS, parse, say
+from sparring.commands.flags import RUNS, say
 from sparring.commands.text_arms import WORST, Contest, Sizes, arm, figures, lines
 from sparring.commands.text_battery import Budget
 from sparring.commands.text_material import Where, prepared
@@ -88,10 +88,7 @@ class Flags:
 
 def run(arguments: Sequence[str]) -> int:
     """Reproduce, print, and return the exit code, 0 whatever the verdict."""
-    flags = parse(Flags, arguments, prog="sparring reproduce", description=Flags.__doc__ or "")
-    answer = reproduce(flags, shlex.join(["sparring", "reproduce", *arguments]))
-    print(json.dumps(answer, allow_nan=False) if flags.json else text(answer))
-    return 0
+    return reproduced(arguments, Flags, reproduce, text)
 
 
 def reproduce(flags: Flags, command: str) -> dict[str, Any]:

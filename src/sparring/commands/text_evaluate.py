@@ -1,7 +1,5 @@
 """`sparring evaluate RUN` of a text classifier: what is left of it under attacks on its texts."""
 
-import json
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +11,9 @@ import tyro
 from safetensors.torch import save
 from torch import Tensor
 
+from sparring.commands.answering import evaluated, one_folder
 from sparring.commands.evaluate import OUTCOMES
-from sparring.commands.flags import parse, say
+from sparring.commands.flags import say
 from sparring.commands.text_attacked import decided, keep
 from sparring.commands.text_battery import Budget, gain_of
 from sparring.commands.text_input import Given
@@ -77,11 +76,7 @@ class Flags:
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate, and return the exit code."""
-    flags = parse(Flags, arguments, prog="sparring evaluate", description=Flags.__doc__ or "")
-    evaluation = evaluate(flags, shlex.join(["sparring", "evaluate", *arguments]))
-    print(json.dumps(evaluation, allow_nan=False) if flags.json else table(evaluation))
-    failed = [each["name"] for each in evaluation["checks"] if each["verdict"] == "fail"]
-    return 1 if flags.fail_on_check and failed else 0
+    return evaluated(arguments, Flags, evaluate, table)
 
 
 def evaluate(flags: Flags, command: str) -> record.Record:
@@ -91,9 +86,7 @@ def evaluate(flags: Flags, command: str) -> record.Record:
         RecordError, ArtefactError, DataError, ValueError: where the folder holds no text run, or the data is not what
             the run saw.
     """
-    folder, start = flags.folder or flags.run, time.perf_counter()
-    if folder is None or (flags.folder and flags.run and flags.folder != flags.run):
-        raise ValueError("evaluate needs one run folder: sparring evaluate RUN, or --run RUN.")
+    folder, start = one_folder(flags.folder, flags.run), time.perf_counter()
     facts = record.read(folder)
     classifier = artefact.load(folder / artefact.FILE)
     if flags.folding != "as-trained":

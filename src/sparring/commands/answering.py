@@ -1,0 +1,46 @@
+"""How a command of one domain answers: flags to a result, the result printed, an exit code."""
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sparring.commands.flags import parse
+
+F = TypeVar("F")
+
+
+def reproduced(
+    arguments: Sequence[str],
+    flags: type[F],
+    reproduce: Callable[[F, str], dict[str, Any]],
+    text: Callable[[dict[str, Any]], str],
+) -> int:
+    """Reproduce, print, and return the exit code, 0 whatever the verdict."""
+    chosen: Any = parse(flags, arguments, prog="sparring reproduce", description=flags.__doc__ or "")
+    answer = reproduce(chosen, shlex.join(["sparring", "reproduce", *arguments]))
+    print(json.dumps(answer, allow_nan=False) if chosen.json else text(answer))
+    return 0
+
+
+def evaluated(
+    arguments: Sequence[str],
+    flags: type[F],
+    evaluate: Callable[[F, str], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+) -> int:
+    """Evaluate, print, and return the exit code: 1 where a check failed and --fail-on-check asks for it."""
+    chosen: Any = parse(flags, arguments, prog="sparring evaluate", description=flags.__doc__ or "")
+    evaluation = evaluate(chosen, shlex.join(["sparring", "evaluate", *arguments]))
+    print(json.dumps(evaluation, allow_nan=False) if chosen.json else table(evaluation))
+    failed = [each["name"] for each in evaluation["checks"] if each["verdict"] == "fail"]
+    return 1 if chosen.fail_on_check and failed else 0
+
+
+def one_folder(folder: Path | None, run: Path | None) -> Path:
+    """The run folder of an evaluation, named in one of two ways. Raises ValueError for none, or for two."""
+    found = folder or run
+    if found is None or (folder and run and folder != run):
+        raise ValueError("evaluate needs one run folder: sparring evaluate RUN, or --run RUN.")
+    return found
