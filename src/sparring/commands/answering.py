@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sparring.commands.flags import parse
+from sparring.commands.flags import parse, say
+from sparring.engine import checkpoint
 
 F = TypeVar("F")
 
@@ -22,6 +23,12 @@ def reproduced(
     answer = reproduce(chosen, shlex.join(["sparring", "reproduce", *arguments]))
     print(json.dumps(answer, allow_nan=False) if chosen.json else text(answer))
     return 0
+
+
+def write_claim(file: Path, answer: dict[str, Any]) -> None:
+    """Keep the answer of a claim, and say where."""
+    checkpoint.write(file, json.dumps(answer, indent=1, allow_nan=False).encode())
+    say(f"written to {file}")
 
 
 def evaluated(

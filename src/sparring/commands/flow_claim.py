@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from sparring import systems
-from sparring.commands.answering import reproduced
+from sparring.commands.answering import reproduced, write_claim
 from sparring.commands.arms import digest, from_bits
 from sparring.commands.flags import RUNS, say
 from sparring.commands.flow_battery import Trial, attacked, forest
@@ -99,9 +99,7 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
         found.setdefault("trees", {})[seed] = kept(folder, trial, make, stem="trees")
     answer = _answer(found, flags, command)
     asked = digest([asdict(trial), asdict(sizes), flags.kinds, flags.model])
-    file = flags.run / "ddos" / f"claim-{Path(flags.data).name}-{asked}.json"
-    checkpoint.write(file, json.dumps(answer, indent=1, allow_nan=False).encode())
-    say(f"written to {file}")
+    write_claim(flags.run / "ddos" / f"claim-{Path(flags.data).name}-{asked}.json", answer)
     return answer
 
 

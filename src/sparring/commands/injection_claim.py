@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from sparring import systems
-from sparring.commands.answering import reproduced
+from sparring.commands.answering import reproduced, write_claim
 from sparring.commands.arms import as_bits, digest, from_bits
 from sparring.commands.chat_battery import FORMS, WORST, Questions, Trial, judged, questions
 from sparring.commands.chat_train import PASSAGES, SCRATCH, Where, prepared, train_run
@@ -123,9 +123,7 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
             found[name][seed] = _judged(folder, asked, trial)
     answer = _answer(found, flags, sizes, command)
     asked_for = digest([asdict(sizes), asdict(trial), flags.model, list(seeds)])
-    file = flags.run / "prompt-injection" / f"claim-{Path(flags.data).name}-{asked_for}.json"
-    checkpoint.write(file, json.dumps(answer, indent=1, allow_nan=False).encode())
-    say(f"written to {file}")
+    write_claim(flags.run / "prompt-injection" / f"claim-{Path(flags.data).name}-{asked_for}.json", answer)
     return answer
 
 

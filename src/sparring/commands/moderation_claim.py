@@ -4,7 +4,6 @@ Every arm is trained from the same seeds, its threshold fixed on the same benign
 same harmful test texts are attacked. The words that the attacker appends are none of those that training appended.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from sparring.commands.answering import reproduced
+from sparring.commands.answering import reproduced, write_claim
 from sparring.commands.arms import digest
 from sparring.commands.flags import RUNS, say
 from sparring.commands.text_arms import WORST, Contest, Sizes, arm, figures, lines
 from sparring.commands.text_battery import Budget
 from sparring.commands.text_material import Where, prepared
-from sparring.engine import checkpoint
 from sparring.engine.system import Changes
 from sparring.evaluation.claim import Arm, Claim, Verdict, verdict
 from sparring.evaluation.claim_table import points
@@ -103,9 +101,7 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
             found[name][seed] = contest.judged(name, changes, seed)
     answer = _answer(found, flags, contest, command)
     asked = digest([asdict(sizes), asdict(budget), flags.model, flags.neighbours, flags.folding, list(seeds)])
-    file = flags.run / "moderation" / f"claim-{Path(flags.data).name}-{asked}.json"
-    checkpoint.write(file, json.dumps(answer, indent=1, allow_nan=False).encode())
-    say(f"written to {file}")
+    write_claim(flags.run / "moderation" / f"claim-{Path(flags.data).name}-{asked}.json", answer)
     return answer
 
 

@@ -4,7 +4,6 @@ Two defences are trained from each seed, without and with adversarial training. 
 autoencoder and both layers together answer the same attacked test flows, at the same total rate of false alarms.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from sparring.commands.answering import reproduced
+from sparring.commands.answering import reproduced, write_claim
 from sparring.commands.arms import digest
 from sparring.commands.flags import RUNS, say
 from sparring.commands.flow_claim import kept
@@ -22,7 +21,7 @@ from sparring.commands.nids_battery import Trial, attacked
 from sparring.commands.nids_train import Where, loaded, train_run
 from sparring.domains.flow import artefact
 from sparring.domains.flow.data import FlowData
-from sparring.engine import checkpoint, record
+from sparring.engine import record
 from sparring.systems.nids_ensemble import Config
 
 
@@ -93,9 +92,7 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
             found.setdefault(name, {})[seed] = kept(folder, trial, partial(attacked, folder, data, trial, seed))
     answer = answered(found, data, trial, flags.data, command)
     asked = digest([asdict(trial), sizes.seeds, asdict(sizes.config), flags.kinds])
-    file = flags.run / "nids-ensemble" / f"claim-{Path(flags.data).name}-{asked}.json"
-    checkpoint.write(file, json.dumps(answer, indent=1, allow_nan=False).encode())
-    say(f"written to {file}")
+    write_claim(flags.run / "nids-ensemble" / f"claim-{Path(flags.data).name}-{asked}.json", answer)
     return answer
 
 

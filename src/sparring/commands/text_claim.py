@@ -4,7 +4,6 @@ Every arm is the same model from the same seeds, trained for the same epochs, at
 verdict is about PGD on embeddings: it has to beat standard training, and NEFTune's noise, which is no adversary, too.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from sparring.commands.answering import reproduced
+from sparring.commands.answering import reproduced, write_claim
 from sparring.commands.arms import digest
 from sparring.commands.flags import RUNS, say
 from sparring.commands.text_arms import WORST, Contest, Sizes, arm, figures, lines
 from sparring.commands.text_battery import Budget
 from sparring.commands.text_material import Where, prepared
-from sparring.engine import checkpoint
 from sparring.engine.system import Changes
 from sparring.evaluation.claim import Arm, Claim, Verdict, verdict
 from sparring.evaluation.claim_table import points
@@ -109,9 +107,7 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
     asked = digest(
         [asdict(sizes), asdict(budget), flags.model, flags.neighbours, list(seeds), [each[0] for each in arms]]
     )
-    file = flags.run / "text-at" / f"claim-{Path(flags.data).name}-{asked}.json"
-    checkpoint.write(file, json.dumps(answer, indent=1, allow_nan=False).encode())
-    say(f"written to {file}")
+    write_claim(flags.run / "text-at" / f"claim-{Path(flags.data).name}-{asked}.json", answer)
     return answer
 
 
