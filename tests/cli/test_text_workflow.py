@@ -102,6 +102,18 @@ def test_a_run_is_trained_evaluated_and_reported(root: Path, capsys: pytest.Capt
     assert "certified" in shown
 
 
+def test_rows_that_cannot_be_used_are_counted_and_the_first_is_named(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"{text},{label}\n" for text, label in sentences(4, 80))
+    (tmp_path / "mine.csv").write_text(f"text,label\n{rows}no label,\nalso none,\n")
+    where = ("--data", str(tmp_path / "mine.csv"), "--data-root", str(root), "--neighbours", "none", "--run", "runs/a")
+    assert main(["train", "text-at", *where, *FEW, "--method", "none", "--model", "bow"]) == 0
+    said = capsys.readouterr().err
+    assert "2 rows cannot be used. The first, row 82 of" in said
+    assert "has no label." in said
+
+
 class Bow(nn.Module):
     """A bag of words that stops its own run once, in the middle of an epoch."""
 

@@ -79,6 +79,9 @@ def train_run(
         f"{system.name} on {made.data.name} ({len(source)} texts, {vocabulary} tokens, substitutes for "
         f"{len(made.neighbours)} words), run folder {folder}"
     )
+    if aside := made.data.aside:
+        first_one = f"row {aside[0].row} of {aside[0].where}, {aside[0].reason}"
+        say(f"{len(aside):,} rows cannot be used. The first, {first_one}.")
     if cut := int((made.reader.count(made.data.train.strings) > where.length).sum()):
         say(f"{cut} training texts have more than {where.length} tokens and are cut there")
     finished = train(job, folder, machines=machines, log=log)
