@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparring.report.names import names
 from sparring.report.tensors import Stored, examples, maps, outcomes
 
 FORMAT = 1
@@ -36,7 +37,7 @@ class Run:
         folder: where it was read from.
         index: its place in the report, from 0; gives it a colour and a marker.
         letter: "A" for the first: how plots and tables name it.
-        name: the system, with whatever tells it from another run of the same system.
+        name: the system, with whatever tells it from another run of the same system (`sparring.report.names`).
         record: the parsed record, as found.
         examples: a few attacked inputs, as `sparring.report.tensors.examples` has them.
         outcomes: which test examples are right after each attack, likewise.
@@ -58,9 +59,9 @@ def load(folders: Sequence[Path]) -> list[Run]:
     if not folders:
         raise ReportError("The 'runs' parameter must name at least one run folder. Got none.")
     records = [_record(Path(folder)) for folder in folders]
-    names = _names([Path(folder) for folder in folders], records)
+    called = names([Path(folder) for folder in folders], records)
     runs = []
-    for i, (folder, record, name) in enumerate(zip(folders, records, names, strict=True)):
+    for i, (folder, record, name) in enumerate(zip(folders, records, called, strict=True)):
         at = Path(folder)
         stored = (
             examples(at / "examples.safetensors"),
@@ -140,19 +141,3 @@ def _record(folder: Path) -> Mapping[str, Any]:
     if record.get("format", FORMAT) != FORMAT:
         raise ReportError(f"'{path}' must be a record of format {FORMAT}. Got {record['format']!r} instead.")
     return record
-
-
-def _names(folders: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The system alone where it is unique; else with the seed if that settles it, else with the folder."""
-    systems = [text(record, "system") or folder.name or "run" for folder, record in zip(folders, records, strict=True)]
-    seeds = [count(record, "seed") for record in records]
-    names = []
-    for folder, system, seed in zip(folders, systems, seeds, strict=True):
-        same = [s for other, s in zip(systems, seeds, strict=True) if other == system]
-        if len(same) == 1:
-            names.append(system)
-        elif None not in same and len(set(same)) == len(same):
-            names.append(f"{system}, seed {seed}")
-        else:
-            names.append(f"{system} ({folder.name})")
-    return names
