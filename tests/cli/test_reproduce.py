@@ -188,7 +188,7 @@ def test_arms_that_are_explained_stand_side_by_side_in_the_report(
     assert len(runs) == 2
     for arm, run in zip(found["arms"], runs, strict=True):
         assert (run / "explanations.safetensors").exists()
-        assert {"energy in mask", "stability", "insertion", "colour-swapped clean"} <= set(arm["values"])
+        assert {"energy in mask", "stability", "blank maps", "insertion", "colour-swapped clean"} <= set(arm["values"])
         record = json.loads((run / "record.json").read_text())
         assert list(record["evaluation"]["explanations"]["methods"]) == ["grad-cam"]
     assert main(["report", *map(str, runs), "--run", "arms"]) == 0
@@ -197,6 +197,13 @@ def test_arms_that_are_explained_stand_side_by_side_in_the_report(
     text = page.read_text()
     assert "What the learner of egat" in text
     assert "Side by side" in text
+    (judged,) = runs[0].glob("judged-*.json")  # as a version left it that did not count blank maps
+    facts = json.loads(judged.read_text())
+    del facts["values"]["blank maps"]
+    judged.write_text(json.dumps(facts))
+    before, after = answer(["egat", *tiny], capsys)["arms"]
+    assert "blank maps" not in before["values"]
+    assert "difference" not in after["values"]["blank maps"]
 
 
 @pytest.mark.parametrize(

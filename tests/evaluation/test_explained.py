@@ -196,7 +196,13 @@ def test_values_of_a_linear_model_are_those_of_its_known_maps(rng: torch.Generat
     rank = ranks(clean, torch.zeros(9, 40))
     for name, metric, _ in METRICS:
         torch.testing.assert_close(found[name], metric(model, x, y, rank), rtol=0, atol=1e-9)
-    assert set(found) == {name for name, _, _ in METRICS} | {"stability", "stability ssim", "energy in mask"}
+    assert set(found) == {name for name, _, _ in METRICS} | {
+        "stability",
+        "stability ssim",
+        "blank maps",
+        "energy in mask",
+    }
+    assert not found["blank maps"].any()
 
 
 def test_values_of_one_pixel_have_their_closed_form() -> None:
@@ -221,6 +227,7 @@ def test_a_constant_map_is_stable_and_its_faithfulness_is_that_of_the_random_ord
     found = explanation_values(model, x, 1 - x, y, None, constant, seed=7)
     assert found["stability"].tolist() == pytest.approx([1] * 12)
     assert found["stability ssim"].tolist() == pytest.approx([1] * 12)
+    assert found["blank maps"].tolist() == [1] * 12
     again = explanation_values(model, x, 1 - x, y, None, constant, seed=7, batch_size=5)
     other = explanation_values(model, x, 1 - x, y, None, constant, seed=8)
     for name, _, _ in METRICS:

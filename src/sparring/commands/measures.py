@@ -143,7 +143,7 @@ MEASURES: tuple[tuple[str, Measure], ...] = (
 
 LOWER_IS_BETTER = (
     *("ECE clean", "ECE attacked", "robust gap train - test", "correlation clean", "correlation attacked"),
-    *("deletion", "sufficiency"),
+    *("deletion", "sufficiency", "blank maps"),
 )
 """Values that are good when they are small."""
 

@@ -115,12 +115,13 @@ def _credited(answer: Verdict, against_control: Verdict | None) -> str:
 
 def _values(found: Sequence[Judged], baseline: Sequence[Judged] | None) -> dict[str, Any]:
     """What else was measured: over seeds, and how much more than the baseline with the interval of `claim.paired` where
-    there is a value for every image, else of the differences over seeds."""
+    there is a value for every image, else of the differences over seeds. Runs that an earlier version judged may lack a
+    value; what not all have is left out."""
     rows = {}
-    for name in found[0].values:
+    for name in _shared(found):
         each = [one.values[name] for one in found]
         row: dict[str, Any] = {**over_seeds([one.nanmean().item() for one in each]), "better": _better(name)}
-        if baseline is not None and name in baseline[0].values:
+        if baseline is not None and name in _shared(baseline):
             others = [one.values[name] for one in baseline]
             if each[0].dim() == 0:
                 row["difference"] = over_seeds([(a - b).item() for a, b in zip(each, others, strict=True)])
@@ -130,6 +131,10 @@ def _values(found: Sequence[Judged], baseline: Sequence[Judged] | None) -> dict[
                 row["difference"] = {"mean": apart["difference"], "low": apart["low"], "high": apart["high"]}
         rows[name] = row
     return rows
+
+
+def _shared(found: Sequence[Judged]) -> list[str]:
+    return [name for name in found[0].values if all(name in one.values for one in found)]
 
 
 def _better(name: str) -> str:

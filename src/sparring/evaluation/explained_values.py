@@ -28,7 +28,8 @@ def explanation_values(
 
     `insertion`, `deletion`, `sufficiency`, `comprehensiveness`: of the map of x (see
     `sparring.evaluation.faithfulness`). `stability`, `stability ssim`: the cosine and the structural similarity of the
-    maps of x and z. With masks `energy in mask`: of the map of x.
+    maps of x and z. `blank maps`: 1 where the map of x is constant, which says nothing and is stable for free. With
+    masks `energy in mask`: of the map of x.
 
     Args:
         model: `[B, ...] -> [B, K]` logits; asked in eval mode, left as it was.
@@ -50,6 +51,8 @@ def explanation_values(
     rank = ranks(clean, draw)
     found = {name: metric(model, x, y, rank, batch_size=batch_size) for name, metric, _ in METRICS}
     found |= {"stability": cosine(clean, attacked), "stability ssim": ssim(clean, attacked)}
+    flat = clean.flatten(1)
+    found["blank maps"] = flat.amax(1) == flat.amin(1)
     if masks is not None:
         there = masks.flatten(1).any(1)
         found["energy in mask"] = torch.where(there, energy_inside(clean, masks), torch.nan)
