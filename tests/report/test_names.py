@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sparring.report.names import names
+from sparring.report.read import names
 
 Record = dict[str, Any]
 

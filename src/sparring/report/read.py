@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparring.report.names import names
 from sparring.report.tensors import Stored, examples, maps, outcomes
 
 FORMAT = 1
 """The version of the record's layout that this reader knows."""
+
+MOST = 3
+"""Settings in a run's name, at most: where runs differ in more, their folders tell them apart."""
 
 
 class ReportError(ValueError):
@@ -37,7 +39,7 @@ class Run:
         folder: where it was read from.
         index: its place in the report, from 0; gives it a colour and a marker.
         letter: "A" for the first: how plots and tables name it.
-        name: the system, with whatever tells it from another run of the same system (`sparring.report.names`).
+        name: the system, with whatever tells it from another run of the same system.
         record: the parsed record, as found.
         examples: a few attacked inputs, as `sparring.report.tensors.examples` has them.
         outcomes: which test examples are right after each attack, likewise.
@@ -141,3 +143,54 @@ def _record(folder: Path) -> Mapping[str, Any]:
     if record.get("format", FORMAT) != FORMAT:
         raise ReportError(f"'{path}' must be a record of format {FORMAT}. Got {record['format']!r} instead.")
     return record
+
+
+def names(folders: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The name of each run: "egat" alone where the system is unique; else with the settings and the seed in which the
+    runs of that system differ, "egat, adversarial 0, mix 1"; where these do not settle it, with the folder.
+
+    Args:
+        folders: of the runs.
+        records: what was found there, in the same order; any part may be lacking.
+    """
+    systems = [text(record, "system") or folder.name or "run" for folder, record in zip(folders, records, strict=True)]
+    found = list(systems)
+    for system in set(systems):
+        where = [i for i, other in enumerate(systems) if other == system]
+        apart = _apart([records[i] for i in where])
+        for i, words in zip(where, apart, strict=True):
+            settled = bool(words) and apart.count(words) == 1
+            if len(where) > 1:
+                found[i] = f"{system}, {words}" if settled else f"{system} ({folders[i].name})"
+    return found
+
+
+def _apart(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings and the seed in which records differ, in words for each; nothing where they are too many."""
+    settings = [_settings(record) for record in records]
+    fields = list(dict.fromkeys(name for each in settings for name in each))
+    differing = [name for name in fields if len({each.get(name) for each in settings}) > 1]
+    seeds = [_word(find(record, "seed")) for record in records]
+    if len(differing) > MOST:
+        return [""] * len(records)
+    if len(set(seeds)) > 1 and "" not in seeds:
+        settings = [{**each, "seed": seed} for each, seed in zip(settings, seeds, strict=True)]
+        differing.append("seed")
+    return [", ".join(f"{name} {each[name]}" for name in differing if name in each) for each in settings]
+
+
+def _settings(record: Mapping[str, Any]) -> dict[str, str]:
+    """Every setting of a run that is a plain value, in words: its data and model, its system's, and how it trained."""
+    found = {"data": text(record, "data", "name"), "model": text(record, "model", "spec")}
+    for part in ("config", "training"):
+        found |= {name: _word(value) for name, value in mapping(record, part).items()}
+    return {name: word for name, word in found.items() if word}
+
+
+def _word(value: Any) -> str:
+    """A plain value as a reader would write it; nothing for any other."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value) if isinstance(value, int | str) else ""
