@@ -249,6 +249,15 @@ def test_pgd_at_unchanged_is_held_against_standard_training() -> None:
     assert plan.promise.question == "At equal epochs, is its robust accuracy higher than standard's?"
 
 
+def test_a_baseline_of_ones_own_takes_nothing_from_the_promised_one() -> None:
+    other = planned(flags("s2o", "--method", "base=mart", "--baseline", "mart"), "")
+    assert (other.held_against, other.baseline.system.name) == ("mart", "mart")
+    assert other.promise.question == "At equal epochs, is its robust accuracy higher than mart's?"
+    gap = planned(flags("s2o", "--metric", "overfitting gap", "--baseline", "s2o"), "")
+    assert (gap.held_against, gap.baseline.config.weight) == ("PGD-AT", 0.0)
+    assert gap.promise.question == "At equal epochs, is its overfitting gap lower than PGD-AT's?"
+
+
 def test_a_price_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(arms, "PROBES", 1)
     words = ["mixed-at", "--config", "steps=5", "--training", "validation_steps=1", "--run", str(tmp_path)]

@@ -117,6 +117,11 @@ class Plan:
     trial: Trial
     command: str
 
+    @property
+    def held_against(self) -> str:
+        """The baseline, as a reader calls it."""
+        return self.promise.baseline_label or self.baseline.system.name
+
 
 def planned(flags: Flags, command: str) -> Plan:
     """Everything that can be wrong with a command line is found here, before anything runs."""
@@ -138,6 +143,11 @@ def planned(flags: Flags, command: str) -> Plan:
             raise ValueError(f"The 'arms' parameter must be equal-epochs, equal-time or both. Got {arm!r} instead.")
     arms = tuple(arm for arm in ARMS if arm in arms)
     method = _entrant(system, flags, settings, promise.config, promise.training, flags.method, flags.method_training)
+    if flags.baseline not in (
+        None,
+        promise.baseline,
+    ):  # what the promise says of its own baseline is not about this one
+        promise = replace(promise, baseline_config=(), baseline_training=(), baseline_label="")
     before = (promise.baseline_config, promise.baseline_training)
     baseline = _entrant(systems.find(flags.baseline or promise.baseline), flags, settings, *before, (), ())
     if method.digest() == baseline.digest() and flags.baseline is None:
@@ -193,7 +203,8 @@ def _asked(promise: Promise, flags: Flags, arms: Sequence[str], baseline: str) -
         asked = replace(asked, arm="equal-time" if "equal-time" in arms else "equal-epochs")
     if asked != promise:
         spent = "wall-clock" if asked.arm == "equal-time" else "epochs"
-        asked = replace(asked, question=f"At equal {spent}, is its {asked.metric} {asked.direction} than {baseline}'s?")
+        other = asked.baseline_label or baseline
+        asked = replace(asked, question=f"At equal {spent}, is its {asked.metric} {asked.direction} than {other}'s?")
     return asked if flags.least_effect is None else replace(asked, least_effect=flags.least_effect)
 
 
@@ -243,7 +254,7 @@ def announce(plan: Plan, entrants: dict[str, Entrant]) -> None:
     """What is about to be done, and how long it will take here."""
     folders = {e.folder(seed): e for seed in plan.seeds for e in entrants.values()}
     left = [(f, e) for f, e in folders.items() if not (f / "best.safetensors").exists() or not list(f.glob("judged-*"))]
-    say(f"{plan.promise.question} {plan.label} against {plan.baseline.system.name} on {plan.settings.data}")
+    say(f"{plan.promise.question} {plan.label} against {plan.held_against} on {plan.settings.data}")
     if not left:
         return
     training = testing = 0.0

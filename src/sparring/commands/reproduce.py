@@ -69,7 +69,7 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
 
 def _answer(plan: Plan, entrants: dict[str, Entrant], judged: dict[str, list[Judged]]) -> dict[str, Any]:
     p = plan.promise
-    name_of = {"baseline": p.baseline_label or plan.baseline.system.name}
+    name_of = {"baseline": plan.held_against}
     name_of |= {arm: f"{plan.label}, {arm.replace('-', ' ')}" for arm in ARMS}
     name_of |= {f"{CONTROL}{label}": label for label in plan.controls}
     measured = {role: _arm(name_of[role], plan.seeds, found, p.metric) for role, found in judged.items()}
