@@ -115,11 +115,17 @@ def correlation(look: Look) -> Values:
 
 
 def shifted(look: Look) -> Values:
-    """Accuracy on the same rows of the other test splits, clean and under PGD-20; nothing where there are none."""
+    """Accuracy on the other test splits, clean and under PGD-20; nothing where there are none. Of a split that is the
+    test set seen otherwise, the same rows; of one with images of its own as many, drawn by the seed."""
     found: Values = {}
-    for name, split in look.inputs.target.data.shifted.items():
-        assert look.inputs.rows is not None
-        x, y = (part.to(look.inputs.x.device) for part in split.take(look.inputs.rows))
+    inputs = look.inputs
+    assert inputs.rows is not None
+    for name, split in inputs.target.data.shifted.items():
+        rows = inputs.rows
+        if len(split) != len(inputs.target.data.test):
+            rng = torch.Generator().manual_seed(derive(inputs.seed, "shifted"))
+            rows = torch.randperm(len(split), generator=rng)[: len(inputs.rows)].sort().values
+        x, y = (part.to(inputs.x.device) for part in split.take(rows))
         found[f"{name} clean"] = (look.logits(x).argmax(1) == y).double()
         found[f"{name} PGD-20"] = look.robust(x, y)
     return found
