@@ -201,8 +201,8 @@ def test_what_is_lacking_is_one_note_for_all_alike(tmp_path: Path) -> None:
     del partly["evaluation"]["shift"]
     text = section(load([*folders, write(tmp_path / "2", partly)]), TITLE)
     assert (
-        "the record of A pgd-at (0) and B pgd-at (1) holds no threat models of other kinds, corruptions or data from "
-        "elsewhere."
+        "the record of A pgd-at (0) and B pgd-at, seed 1 holds no threat models of other kinds, corruptions or data "
+        "from elsewhere."
     ) in text
     assert text.count("Not shown:") == 2
 
