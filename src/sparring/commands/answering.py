@@ -19,9 +19,7 @@ def reproduced(
     text: Callable[[dict[str, Any]], str],
 ) -> int:
     """Reproduce, print, and return the exit code, 0 whatever the verdict."""
-    chosen: Any = parse(flags, arguments, prog="sparring reproduce", description=flags.__doc__ or "")
-    answer = reproduce(chosen, shlex.join(["sparring", "reproduce", *arguments]))
-    print(json.dumps(answer, allow_nan=False) if chosen.json else text(answer))
+    _printed("reproduce", arguments, flags, reproduce, text)
     return 0
 
 
@@ -38,9 +36,7 @@ def evaluated(
     table: Callable[[dict[str, Any]], str],
 ) -> int:
     """Evaluate, print, and return the exit code: 1 where a check failed and --fail-on-check asks for it."""
-    chosen: Any = parse(flags, arguments, prog="sparring evaluate", description=flags.__doc__ or "")
-    evaluation = evaluate(chosen, shlex.join(["sparring", "evaluate", *arguments]))
-    print(json.dumps(evaluation, allow_nan=False) if chosen.json else table(evaluation))
+    chosen, evaluation = _printed("evaluate", arguments, flags, evaluate, table)
     failed = [each["name"] for each in evaluation["checks"] if each["verdict"] == "fail"]
     return 1 if chosen.fail_on_check and failed else 0
 
@@ -51,3 +47,17 @@ def one_folder(folder: Path | None, run: Path | None) -> Path:
     if found is None or (folder and run and folder != run):
         raise ValueError("evaluate needs one run folder: sparring evaluate RUN, or --run RUN.")
     return found
+
+
+def _printed(
+    name: str,
+    arguments: Sequence[str],
+    flags: type[F],
+    answer: Callable[[F, str], dict[str, Any]],
+    text: Callable[[dict[str, Any]], str],
+) -> tuple[Any, dict[str, Any]]:
+    """The flags and the answer of `sparring NAME`, printed as text, or with --json as one object."""
+    chosen: Any = parse(flags, arguments, prog=f"sparring {name}", description=flags.__doc__ or "")
+    found = answer(chosen, shlex.join(["sparring", name, *arguments]))
+    print(json.dumps(found, allow_nan=False) if chosen.json else text(found))
+    return chosen, found

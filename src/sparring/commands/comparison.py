@@ -143,10 +143,8 @@ def planned(flags: Flags, command: str) -> Plan:
             raise ValueError(f"The 'arms' parameter must be equal-epochs, equal-time or both. Got {arm!r} instead.")
     arms = tuple(arm for arm in ARMS if arm in arms)
     method = _entrant(system, flags, settings, promise.config, promise.training, flags.method, flags.method_training)
-    if flags.baseline not in (
-        None,
-        promise.baseline,
-    ):  # what the promise says of its own baseline is not about this one
+    if flags.baseline not in (None, promise.baseline):
+        # what the promise says of its own baseline is not about this one
         promise = replace(promise, baseline_config=(), baseline_training=(), baseline_label="")
     before = (promise.baseline_config, promise.baseline_training)
     baseline = _entrant(systems.find(flags.baseline or promise.baseline), flags, settings, *before, (), ())

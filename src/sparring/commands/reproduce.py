@@ -1,7 +1,6 @@
 """`sparring reproduce NAME`: train a method and its baseline, and say whether the method keeps its promise."""
 
 import importlib
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,11 +9,12 @@ from typing import Any
 
 import torch
 
+from sparring.commands.answering import reproduced, write_claim
 from sparring.commands.arms import Entrant, Judged, digest, judge
 from sparring.commands.comparison import ARMS, CONTROL, Flags, Plan, announce, entrants_of, planned
-from sparring.commands.flags import parse, say
+from sparring.commands.flags import say
 from sparring.commands.measures import LOWER_IS_BETTER
-from sparring.engine import checkpoint, record
+from sparring.engine import record
 from sparring.evaluation.claim import Arm, Claim, Verdict, over_seeds, overfitting, paired, verdict
 from sparring.evaluation.claim_table import text
 
@@ -33,10 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in dict(CLAIMS):
         code: int = importlib.import_module(f"sparring.commands.{dict(CLAIMS)[arguments[0]]}").run(arguments)
         return code
-    flags = parse(Flags, arguments, prog="sparring reproduce", description=Flags.__doc__ or "")
-    claim = reproduce(flags, shlex.join(["sparring", "reproduce", *arguments]))
-    print(json.dumps(claim, allow_nan=False) if flags.json else text(claim))
-    return 0
+    return reproduced(arguments, Flags, reproduce, text)
 
 
 def reproduce(flags: Flags, command: str) -> dict[str, Any]:
@@ -60,8 +57,7 @@ def reproduce(flags: Flags, command: str) -> dict[str, Any]:
     ]
     file = flags.run / flags.name / f"claim-{Path(plan.settings.data).name}-{digest(identity)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write(file, json.dumps(answer, indent=1, allow_nan=False).encode())
-    say(f"written to {file}")
+    write_claim(file, answer)
     folders = [str(entrant.folder(plan.seeds[0])) for entrant in entrants.values()]
     say(f"the arms on one page: {shlex.join(['sparring', 'report', *folders])}")
     return answer
